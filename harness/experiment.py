@@ -1,0 +1,209 @@
+"""Experiment: one YAML file says what a run is. Every key has a default; an unknown key is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness.errors import UserError
+
+ARMS = ("pretrained", "helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot")
+SUITES = ("elo", "pm_score", "evasiveness", "goodharting", "harmfulness", "hhh")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Models(_Section):
+    """Which models play which role. A name is 'embedded', a folder or a hub id."""
+
+    base: str = "embedded"
+    feedback: str | None = None  # None: the base model, as in the paper
+    judge: Literal["gold_pm", "feedback"] = "gold_pm"
+
+
+class Data(_Section):
+    """Where prompts and preferences come from; None means the shipped set, a stand-in for human labels."""
+
+    hh_rlhf: str | None = None  # folder or hub id in HH-RLHF layout: harmless-base/, helpful-base/
+    helpful: str | None = None  # folder with train and test in the same layout, where hh_rlhf has no helpful-base
+    redteam_prompts: str | None = None  # JSONL or Parquet with a column prompt
+    helpful_prompts: str | None = None
+    harm_ratings: str | None = None  # red-team-attempts layout, for the harmfulness suite
+    hhh: str | None = None  # the HHH comparisons, for the hhh suite
+
+
+class Scale(_Section):
+    """How much of everything."""
+
+    redteam_prompts: int = Field(24, ge=2)
+    helpful_prompts: int = Field(24, ge=2)
+    heldout_prompts: int = Field(16, ge=2, description="of each kind, for the suites")
+    samples_per_prompt: int = Field(1, ge=1)
+    preference_pairs: int = Field(32, ge=4, description="human pairs of each kind, for the arms")
+    gold_pairs: int = Field(32, ge=4, description="pairs of each kind that only the gold PMs see")
+    max_new_tokens: int = Field(32, ge=1)
+    max_prompt_tokens: int = Field(128, ge=8, description="longer prompts are left out")
+    batch_size: int = Field(32, ge=1, description="for generation and scoring")
+
+
+class Lora(_Section):
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    top_layers: int | None = Field(None, ge=1)
+
+
+class Sft(_Section):
+    """SL-CAI's fine-tuning: revisions of red-team answers mixed with helpful-only answers (paper, section 3.1)."""
+
+    epochs: float = Field(1.0, gt=0)
+    learning_rate: float = Field(2e-4, gt=0)
+    batch_size: int = Field(8, ge=1)
+    train_on: Literal["final", "all"] = "final"
+    helpful_per_prompt: int = Field(1, ge=0)
+
+
+class Revise(_Section):
+    """The critique-revision chain."""
+
+    rounds: int = Field(4, ge=1, le=16)
+    critique: bool = True  # False: direct revision (Figure 7)
+    also_direct: bool = False  # a second, direct set of chains, only measured
+    temperature: float = Field(1.0, ge=0)
+    few_shot: bool = True
+
+
+class Feedback(_Section):
+    """AI labels (paper, section 4.1)."""
+
+    clamp: tuple[float, float] | None = (0.4, 0.6)  # of CoT labels
+    cot_tokens: int = Field(48, ge=1)
+    few_shot: bool = True
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Feedback:
+        if self.clamp is not None and not 0 <= self.clamp[0] < self.clamp[1] <= 1:
+            raise ValueError("clamp must be two numbers, low < high, within 0 and 1")
+        return self
+
+
+class Pm(_Section):
+    epochs: float = Field(2.0, gt=0)
+    learning_rate: float = Field(5e-4, gt=0)
+    batch_size: int = Field(8, ge=1)
+    max_length: int = Field(256, ge=16)
+
+
+class Rl(_Section):
+    """RL against a PM. `ppo` is the paper's; `rloo` and `dpo` are TRL's trainers on the same data."""
+
+    algorithm: Literal["ppo", "rloo", "dpo"] = "ppo"
+    updates: int = Field(6, ge=1)
+    rollouts_per_update: int = Field(8, ge=1)
+    minibatch_size: int = Field(8, ge=1)
+    gradient_accumulation: int = Field(1, ge=1)
+    epochs: int = Field(1, ge=1)
+    learning_rate: float = Field(2e-4, gt=0)
+    kl_coef: float = Field(0.05, ge=0)
+    kl_target: float | None = Field(None, gt=0)
+    missing_eos_penalty: float = Field(0.0, ge=0)
+    snapshots: int = Field(2, ge=0, description="saved along the run, the last step not counted")
+    checkpoint_every: int = Field(1, ge=1)
+
+
+class Experiment(_Section):
+    """A whole run."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    seed: int = 0
+    models: Models = Models()
+    data: Data = Data()
+    constitution: str = "default"
+    arms: tuple[str, ...] = ARMS
+    suites: tuple[Literal["elo", "pm_score", "evasiveness", "goodharting", "harmfulness", "hhh"], ...] = SUITES[:4]
+    scale: Scale = Scale()
+    lora: Lora | None = Lora()
+    revise: Revise = Revise()
+    sft: Sft = Sft()
+    feedback: Feedback = Feedback()
+    pm: Pm = Pm()
+    rl: Rl = Rl()
+    methods: tuple[str, ...] = ()  # Python files that add arms (docs/add-a-method.md)
+    report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+
+    @model_validator(mode="after")
+    def _arms_known(self) -> Experiment:
+        unknown = [arm for arm in self.arms if arm not in ARMS]
+        if unknown and not self.methods:
+            raise ValueError(
+                f"unknown arm {unknown[0]!r}; choose from {', '.join(ARMS)}, or name its file under methods"
+            )
+        if not self.arms:
+            raise ValueError("arms is empty; name at least one")
+        if len(set(self.arms)) < len(self.arms):
+            raise ValueError("an arm is named twice")
+        return self
+
+
+def load(path: Path) -> Experiment:
+    """Read an experiment file. Raises UserError, one line: file, key and mend. Paths in it are relative to it."""
+    if not path.is_file():
+        raise UserError(f"{path}: experiment file not found; shipped ones are in experiments/")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{path}: {where}not valid YAML ({problem}); mend that line") from error
+    if not isinstance(raw, dict):
+        raise UserError(
+            f"{path}: an experiment is a mapping of keys, e.g. `name: demo`; this file is {type(raw).__name__}"
+        )
+    try:
+        experiment = Experiment.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{path}: {explain(error)}") from error
+    return experiment.model_copy(update=_absolute_paths(experiment, path.resolve().parent))
+
+
+def explain(error: ValidationError) -> str:
+    """The first problem of a pydantic error in one line: key, what is wrong, the mend."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    where = f"{key}: " if key else ""
+    if first["type"] == "extra_forbidden":
+        return f"{where}unknown key; delete it or mend its spelling"
+    if first["type"] == "missing":
+        return f"{where}missing; add this key"
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if first["type"] == "value_error" else f", got {str(first['input'])[:40]!r}; change the value"
+    return f"{where}{message}{given}"
+
+
+def _absolute_paths(experiment: Experiment, base: Path) -> dict[str, Any]:
+    """Existing paths given relative to the experiment file (or the working folder) as absolute ones.
+
+    A value that is no existing path stays as it is: it may be a hub id, and its reader says so if not.
+    """
+
+    def settle(value: str | None) -> str | None:
+        if value is None:
+            return None
+        candidates = [Path(value).expanduser(), base / Path(value).expanduser()]
+        return next((str(p.resolve()) for p in candidates if p.exists()), value)
+
+    data = experiment.data.model_copy(update={k: settle(v) for k, v in experiment.data.model_dump().items()})
+    names = {k: settle(v) for k, v in experiment.models.model_dump().items() if k != "judge"}
+    models = experiment.models.model_copy(update=names)
+    constitution = settle(experiment.constitution) if experiment.constitution.endswith((".yaml", ".yml")) else None
+    return {
+        "data": data,
+        "models": models,
+        "constitution": constitution or experiment.constitution,
+        "methods": tuple(settle(m) or m for m in experiment.methods),
+    }

@@ -1,0 +1,137 @@
+"""What lies on disk: atomic writes, and the facts that a manifest tells of each stage."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pandas")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` so that `path` holds either the old content or the new, never a part."""
+    partial = path.with_name(path.name + ".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write `table` as Parquet, atomically."""
+    partial = path.with_name(path.name + ".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(partial, index=False)
+    os.replace(partial, path)
+
+
+def append_jsonl(path: Path, rows: list[Mapping[str, Any]]) -> None:
+    """Append rows to a JSON-lines file and flush them to the disk: what a killed stage resumes from."""
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_jsonl(path: Path, *, partial_end: bool = False) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file. With `partial_end`, a last line cut short by a kill is left out.
+
+    Raises UserError naming the file and line that is not a JSON object.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: file not found; check the path")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if partial_end and number == len(lines):
+                break
+            raise UserError(f"{path}: line {number} is not JSON ({error.msg}); mend or delete that line") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}: line {number} is not a JSON object; each line must be {{...}}")
+        rows.append(row)
+    return rows
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the harness and the libraries that decide a result."""
+    found = {"python": platform.python_version(), "cai-harness": _version("cai-harness")}
+    return found | {name: _version(name) for name in _LIBRARIES}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def commit() -> str | None:
+    """The harness's own git commit, with '+' when the tree is changed; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True)
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else None
+
+
+def reset_peak_memory() -> None:
+    """Start a new peak: of the GPU's memory where torch uses one, of this process's on Linux."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    clear = Path("/proc/self/clear_refs")
+    if clear.exists():
+        try:
+            clear.write_text("5")
+        except OSError:  # not permitted in some containers; the peak is then that of the whole process
+            return
+
+
+def peak_memory() -> int:
+    """Peak memory in bytes since the last reset: the GPU's where torch uses one, else resident memory."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+
+
+def device_name() -> str:
+    """The device that models run on, in words."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu ({os.cpu_count()} cores, {torch.get_num_threads()} threads)"

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from harness.errors import UserError
 
 ARMS = ("pretrained", "helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot")
-SUITES = ("elo", "pm_score", "evasiveness", "goodharting", "harmfulness", "hhh")
+Suite = Literal["elo", "pm_score", "evasiveness", "goodharting", "harmfulness", "hhh"]
+FIRST_SUITES: tuple[Suite, ...] = ("elo", "pm_score", "evasiveness", "goodharting")
 
 
 class _Section(BaseModel):
@@ -124,7 +125,7 @@ class Experiment(_Section):
     data: Data = Data()
     constitution: str = "default"
     arms: tuple[str, ...] = ARMS
-    suites: tuple[Literal["elo", "pm_score", "evasiveness", "goodharting", "harmfulness", "hhh"], ...] = SUITES[:4]
+    suites: tuple[Suite, ...] = FIRST_SUITES
     scale: Scale = Scale()
     lora: Lora | None = Lora()
     revise: Revise = Revise()

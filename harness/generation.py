@@ -244,32 +244,34 @@ class Generator:
         """
         return self.choice_logprobs_ids([chat.encode_prompt(self.tokenizer, prompt) for prompt in prompts], choices)
 
-    @torch.inference_mode()
     def choice_logprobs_ids(self, rows: Sequence[Sequence[int]], choices: Sequence[str]) -> np.ndarray:
         """`choice_logprobs` for contexts that are token ids already."""
-        options = [self.tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in choices]
-        if any(not option for option in options):
-            raise UserError(f"choices {list(choices)}: an empty choice has no log-probability; name each one")
-        result = np.empty((len(rows), len(options)))
+        result = np.empty((len(rows), len(choices)))
         groups = group_by_prefix(rows)
         for index in batches([max(len(rows[i]) for i in group) for group in groups], max(1, self.batch_size // 2)):
             members = [i for g in index for i in groups[g]]
             session = self.session()
-            logits = self._read_groups(session, rows, [groups[g] for g in index])
-            result[members] = self._score_options(session, logits, options)
+            logits = self.read(session, [rows[i] for i in members])
+            result[members] = self.score_options(session, logits, choices)
             self.tokens += session.tokens
         return result
 
-    def _read_groups(self, session: Session, rows: Sequence[Sequence[int]], groups: list[list[int]]) -> torch.Tensor:
-        """Read each group's shared prefix once, then each member's own tokens; logits (members, vocabulary)."""
+    def read(self, session: Session, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Begin `session` with `rows`, prefixes of neighbours read once; logits (rows, vocabulary) at their ends."""
+        groups = group_by_prefix(rows)
         if all(len(group) == 1 for group in groups):
-            return session.extend([rows[group[0]] for group in groups])[:, -1]
+            return session.extend(rows)[:, -1]
         shared = [common_prefix([rows[i] for i in group]) for group in groups]
         session.extend([rows[group[0]][:n] for group, n in zip(groups, shared, strict=True)])
         session.select([g for g, group in enumerate(groups) for _ in group])
         return session.extend([rows[i][n:] for group, n in zip(groups, shared, strict=True) for i in group])[:, -1]
 
-    def _score_options(self, session: Session, logits: torch.Tensor, options: list[list[int]]) -> np.ndarray:
+    @torch.inference_mode()
+    def score_options(self, session: Session, logits: torch.Tensor, choices: Sequence[str]) -> np.ndarray:
+        """Log-probability (rows, k) of each choice as the next text of each context, given the `logits` there."""
+        options = [self.tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in choices]
+        if any(not option for option in options):
+            raise UserError(f"choices {list(choices)}: an empty choice has no log-probability; name each one")
         first = torch.log_softmax(logits.float(), -1)
         scores = torch.stack([first[:, option[0]] for option in options], 1)
         if all(len(option) == 1 for option in options):
@@ -285,10 +287,15 @@ class Generator:
 
 
 def group_by_prefix(rows: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Neighbouring rows whose common prefix is longer than half of the shorter one, as groups of indices."""
+    """Neighbouring rows that share more than half of the shorter one, as groups of indices.
+
+    What all rows share (few-shot examples) does not count: `Session.extend` reads that once by itself.
+    """
+    common = common_prefix(rows) if len(rows) > 1 else 0
+    own = [row[common:] for row in rows]
     groups: list[list[int]] = []
-    for i, row in enumerate(rows):
-        first = rows[groups[-1][0]] if groups else row
+    for i, row in enumerate(own):
+        first = own[groups[-1][0]] if groups else row
         if groups and common_prefix([first, row]) >= max(_SHARED_PREFIX, min(len(first), len(row)) // 2):
             groups[-1].append(i)
         else:

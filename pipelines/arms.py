@@ -1,0 +1,140 @@
+"""Who is trained how: the paper's method section as a graph of stages.
+
+Every arm starts from the same pretrained model; they share their code and differ only in data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import constitutions
+from harness import data, models
+from harness.experiment import Experiment
+from harness.stages import Stage
+from pipelines import steps
+
+
+@dataclass(frozen=True)
+class Training:
+    """The stages that make the arms. arms: an arm's stage, or None for the pretrained model as given."""
+
+    data: Stage
+    arms: Mapping[str, Stage | None]
+    pms: Mapping[str, Stage]  # proxy PMs by name, and the gold PMs "gold.helpful", "gold.harmless"
+    chains: Mapping[str, Stage] = field(default_factory=dict)  # by mode: critiqued, direct
+    labels: Mapping[str, Stage] = field(default_factory=dict)  # by mode: plain, cot
+
+
+def plan(experiment: Experiment) -> Training:
+    """All stages of the experiment's arms (and of what they need), none of them carried out."""
+    line = _Line(experiment)
+    wanted = set(experiment.arms)
+
+    # Gold PMs judge; no arm is trained on their labels.
+    pms = {f"gold.{kind}": line.pm(f"gold.{kind}", human=[kind], split="gold") for kind in ("helpful", "harmless")}
+    arms: dict[str, Stage | None] = {"pretrained": None}
+
+    # Helpful-only RLHF: human labels for helpfulness alone. The paper's starting point, so always there.
+    pms["pm.helpful_only"] = line.pm("pm.helpful_only", human=["helpful"])
+    helpful_only = line.rl("helpful_only", pms["pm.helpful_only"], human=["helpful"], prompts=["helpful"])
+    arms["helpful_only"] = helpful_only
+
+    # HH-RLHF: the same with human labels for harm as well.
+    if "hh_rlhf" in wanted:
+        pms["pm.hh_rlhf"] = line.pm("pm.hh_rlhf", human=["helpful", "harmless"])
+        arms["hh_rlhf"] = line.rl(
+            "hh_rlhf", pms["pm.hh_rlhf"], human=["helpful", "harmless"], prompts=["helpful", "harmless"]
+        )
+
+    # SL-CAI: the helpful-only model answers red-team prompts, critiques and revises itself; the pretrained model
+    # is fine-tuned on the revisions, helpful-only answers to helpfulness prompts mixed in.
+    chains = {"critiqued": line.chains("critiqued", helpful_only)}
+    if experiment.revise.also_direct or not experiment.revise.critique:
+        chains["direct"] = line.chains("direct", helpful_only)
+    trained_on = chains["critiqued" if experiment.revise.critique else "direct"]
+    if not experiment.revise.critique and not experiment.revise.also_direct:
+        del chains["critiqued"]
+    helpful = line.respond("helpful_responses", helpful_only, kind="helpful", samples=experiment.sft.helpful_per_prompt)
+    sl_cai = line.finetune("sl_cai", trained_on, helpful)
+    arms["sl_cai"] = sl_cai
+
+    # RL-CAI: SL-CAI answers each red-team prompt twice, the feedback model labels the pairs, a PM learns from those
+    # for harmlessness and from people for helpfulness, and SL-CAI is trained against it. With CoT, the feedback model
+    # reasons first.
+    pairs = line.respond("response_pairs", sl_cai, kind="harmless", samples=2)
+    labels = {}
+    for arm, mode in (("rl_cai", "plain"), ("rl_cai_cot", "cot")):
+        if arm in wanted:
+            labels[mode] = line.label(f"feedback.{mode}", pairs, cot=mode == "cot")
+            pm = line.pm(f"pm.{arm}", human=["helpful"], labels=labels[mode])
+            pms[f"pm.{arm}"] = pm
+            arms[arm] = line.rl(
+                arm, pm, human=["helpful"], prompts=["helpful", "harmless"], policy=sl_cai, labels=labels[mode]
+            )
+    return Training(line.data, {arm: arms[arm] for arm in experiment.arms if arm in arms}, pms, chains, labels)
+
+
+class _Line:
+    """Makes stages that carry just those parts of the experiment which their functions read."""
+
+    def __init__(self, experiment: Experiment):
+        self.all = experiment.model_dump(mode="json")
+        self.all["constitution"] = constitutions.load(experiment.constitution).model_dump(mode="json")
+        self.common = {key: self.all[key] for key in ("seed", "scale", "report_to")} | {"base": experiment.models.base}
+        self.base_files = model_files(experiment.models.base)
+        self.feedback = experiment.models.feedback or experiment.models.base
+        named = [Path(v) for v in experiment.data.model_dump().values() if v and Path(v).exists()]
+        sources = [*named, *sorted(data.SHIPPED.glob("*.jsonl"))]
+        self.data = Stage("data", steps.select_data, self._config("data", without=["base", "report_to"]), files=sources)
+
+    def _config(self, *sections: str, without: list[str] | None = None, **extra: Any) -> dict[str, Any]:
+        config = self.common | {section: self.all[section] for section in sections} | extra
+        return {key: value for key, value in config.items() if key not in (without or [])}
+
+    def pm(self, name: str, *, human: list[str], split: str = "train", labels: Stage | None = None) -> Stage:
+        gold = split == "gold"
+        config = self._config("pm", "lora", human=human, split=split, hard=False)
+        config["measured_on"] = human if gold else ["helpful", "harmless"]
+        inputs = {"data": self.data} | ({"labels": labels} if labels is not None else {})
+        return Stage(name, steps.train_pm, config, inputs, self.base_files)
+
+    def rl(
+        self,
+        arm: str,
+        pm: Stage,
+        *,
+        human: list[str],
+        prompts: list[str],
+        policy: Stage | None = None,
+        labels: Stage | None = None,
+    ) -> Stage:
+        config = self._config("rl", "lora", "pm", arm=arm, prompts=prompts, human=human)
+        inputs = {"data": self.data} | ({"policy": policy} if policy is not None else {})
+        if config["rl"]["algorithm"] == "dpo":  # learns from the labels themselves, without a PM
+            inputs |= {"labels": labels} if labels is not None else {}
+            return Stage(arm, steps.train_dpo, config, inputs, self.base_files)
+        return Stage(arm, steps.train_rl, config, inputs | {"pm": pm}, self.base_files)
+
+    def chains(self, mode: str, policy: Stage) -> Stage:
+        config = self._config("revise", "constitution", critique=mode == "critiqued", arm="helpful_only")
+        return Stage(f"chains.{mode}", steps.revise, config, {"data": self.data, "policy": policy})
+
+    def respond(self, name: str, policy: Stage, *, kind: str, samples: int) -> Stage:
+        config = self._config(kind=kind, samples=samples)
+        return Stage(name, steps.respond, config, {"data": self.data, "policy": policy})
+
+    def finetune(self, arm: str, chains: Stage, helpful: Stage) -> Stage:
+        config = self._config("sft", "lora")
+        return Stage(arm, steps.finetune, config, {"chains": chains, "helpful": helpful}, self.base_files)
+
+    def label(self, name: str, pairs: Stage, *, cot: bool) -> Stage:
+        config = self._config("feedback", "constitution", cot=cot) | {"base": self.feedback}
+        return Stage(name, steps.label_pairs, config, {"responses": pairs}, model_files(self.feedback))
+
+
+def model_files(name: str) -> list[Path]:
+    """The folder of a local model, whose change makes what was trained from it stale."""
+    return [Path(name)] if name != models.EMBEDDED and Path(name).is_dir() else []

@@ -1,0 +1,121 @@
+"""The critique-revision chain (paper, section 3.1): answer, then critique and revise by one principle after another.
+
+Each round draws a principle that the chain has not used. The whole chain is one growing conversation, so its KV
+cache is kept from turn to turn; it departs from the paper in that earlier critiques stay in view. `critique=False`
+asks for the revision at once (Figure 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from constitutions import Constitution
+from harness import chat
+from harness.errors import UserError
+from harness.generation import Generator, batches, uniforms
+
+Rows = list[dict[str, Any]]
+COLUMNS = ["prompt", "arm", "sample", "revision", "principle", "critique", "response", "mode", "n_principles"]
+
+
+def draw_principles(constitution: Constitution, prompt: str, rounds: int, seed: int) -> list[int]:
+    """Indices of `rounds` different principles, drawn for this prompt."""
+    available = len(constitution.critique_revision)
+    if rounds > available:
+        raise UserError(
+            f"constitution {constitution.name!r}: {rounds} rounds need as many principles, it has {available}"
+        )
+    order = np.argsort(uniforms(seed, f"principles/{prompt}", available))
+    return [int(i) for i in order[:rounds]]
+
+
+def few_shot(constitution: Constitution) -> list[chat.Message]:
+    """The constitution's worked chains as turns that come before the conversation."""
+    examples = constitution.few_shot.critique_revision if constitution.few_shot else []
+    return [message for example in examples for message in chat.parse(example, chain=True)]
+
+
+def run(
+    generator: Generator,
+    constitution: Constitution,
+    prompts: Sequence[str],
+    *,
+    arm: str,
+    rounds: int,
+    critique: bool,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    shots: bool = True,
+    on_batch: Callable[[Rows], None] = lambda rows: None,
+) -> pd.DataFrame:
+    """Chains for `prompts`: columns `COLUMNS`, revision 0 (the first answer) to `rounds`."""
+    before = few_shot(constitution) if shots and critique else []
+    contexts = [chat.encode_messages(generator.tokenizer, [*before, *chat.parse(prompt)]) for prompt in prompts]
+    rows: Rows = []
+    for index in batches([len(context) for context in contexts], generator.batch_size):
+        chosen = [prompts[i] for i in index]
+        done = _batch(
+            generator,
+            constitution,
+            chosen,
+            [contexts[i] for i in index],
+            rounds,
+            critique,
+            max_new_tokens,
+            temperature,
+            seed,
+        )
+        for row in done:
+            row |= {"arm": arm, "sample": 0, "mode": "critiqued" if critique else "direct"}
+        rows += done
+        on_batch(done)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _batch(
+    generator: Generator,
+    constitution: Constitution,
+    prompts: list[str],
+    contexts: list[list[int]],
+    rounds: int,
+    critique: bool,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+) -> Rows:
+    session = generator.session()
+
+    def answer(logits: Any, turn: str) -> list[str]:
+        keys = [f"{prompt}/{turn}" for prompt in prompts]
+        return generator.answer(
+            session, logits[:, -1], keys, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+        )
+
+    def ask(requests: list[str], turn: str) -> list[str]:
+        return answer(session.extend([chat.encode_next_turn(generator.tokenizer, r) for r in requests]), turn)
+
+    principles = [draw_principles(constitution, prompt, rounds, seed) for prompt in prompts]
+    size = len(constitution.critique_revision)
+    rows: Rows = []
+    for round_ in range(rounds + 1):
+        critiques: Sequence[str | None] = [None] * len(prompts)
+        if round_ == 0:
+            responses = answer(session.extend(contexts), "0")
+            ids: Sequence[str | None] = [None] * len(prompts)
+        else:
+            drawn = [constitution.critique_revision[order[round_ - 1]] for order in principles]
+            if critique:
+                critiques = ask([principle.critique for principle in drawn], f"critique {round_}")
+            responses = ask([principle.revision for principle in drawn], f"revision {round_}")
+            ids = [principle.id for principle in drawn]
+        rows += [
+            {"prompt": p, "revision": round_, "principle": i, "critique": c, "response": r, "n_principles": size}
+            for p, i, c, r in zip(prompts, ids, critiques, responses, strict=True)
+        ]
+    generator.tokens += session.tokens
+    return rows

@@ -1,0 +1,199 @@
+"""Reinforcement learning of a policy: our PPO (the paper's method), or TRL's RLOO and DPO on the same data.
+
+Each leaves `model/` (full weights), `snapshots/step-*/` and a log with one row an update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import TrainerCallback
+
+from harness import chat, models, stats
+from harness.experiment import Lora, Rl, Scale
+from harness.stages import Progress
+from pipelines import ppo, trainer
+
+
+def snapshot_steps(updates: int, snapshots: int) -> tuple[int, ...]:
+    """`snapshots` steps spread evenly before the last: (2, 4) of 6 updates."""
+    return tuple(sorted({round(updates * i / (snapshots + 1)) for i in range(1, snapshots + 1)} - {0, updates}))
+
+
+def train(
+    start: str | Path,
+    prompts: Sequence[str],
+    pm: models.PreferenceModel,
+    out: Path,
+    settings: Rl,
+    scale: Scale,
+    *,
+    arm: str,
+    lora: Lora | None,
+    seed: int,
+    report_to: str,
+    progress: Progress,
+) -> pd.DataFrame:
+    """RL from `start` against `pm` by PPO or RLOO; the log (step, reward, kl, ...)."""
+    policy, tokenizer = _policy(start, lora, seed)
+    if settings.algorithm == "rloo":
+        return _rloo(policy, tokenizer, prompts, pm, out, settings, scale, arm, seed, report_to, progress)
+    config = ppo.PPOConfig(
+        updates=settings.updates,
+        rollouts_per_update=settings.rollouts_per_update,
+        minibatch_size=settings.minibatch_size,
+        gradient_accumulation=settings.gradient_accumulation,
+        epochs=settings.epochs,
+        max_new_tokens=scale.max_new_tokens,
+        learning_rate=settings.learning_rate,
+        kl_coef=settings.kl_coef,
+        kl_target=settings.kl_target,
+        missing_eos_penalty=settings.missing_eos_penalty,
+        checkpoint_every=settings.checkpoint_every,
+        snapshot_steps=snapshot_steps(settings.updates, settings.snapshots),
+        seed=seed,
+        mixed_precision="bf16" if models.device() == "cuda" else "no",
+        report_to=None if report_to == "none" else report_to,
+    )
+
+    def heard(row: dict[str, Any]) -> None:
+        progress.advance(row["step"], settings.updates, f"PM score {row['reward']:+.2f}, KL {row['kl']:.2f}")
+
+    return ppo.train(
+        policy, tokenizer, prompts, pm.score, config, out, on_update=heard, model_card=_card(arm, start, settings)
+    )
+
+
+def train_dpo(
+    start: str | Path,
+    pairs: pd.DataFrame,
+    out: Path,
+    settings: Rl,
+    *,
+    arm: str,
+    lora: Lora | None,
+    max_length: int,
+    seed: int,
+    report_to: str,
+    progress: Progress,
+) -> pd.DataFrame:
+    """DPO from `start` on `pairs` (prompt, chosen, rejected, p); a label below one half swaps its pair."""
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    policy, tokenizer = _policy(start, lora, seed)
+    rows = []
+    for row in pairs.to_dict("records"):
+        better, worse = ("chosen", "rejected") if row["p"] >= 0.5 else ("rejected", "chosen")
+        prompt = chat.render(tokenizer, chat.parse(row["prompt"]))
+        rows.append({"prompt": prompt, "chosen": row[better], "rejected": row[worse]})
+    config = DPOConfig(
+        **trainer.arguments(out / "checkpoints", seed=seed, report_to=report_to, steps=settings.updates),
+        max_steps=settings.updates,
+        per_device_train_batch_size=settings.minibatch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        learning_rate=settings.learning_rate,
+        beta=max(settings.kl_coef, 1e-3),
+        max_length=max_length,
+    )
+    job = DPOTrainer(model=policy, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    return _finish(job, tokenizer, out, settings, arm, start, progress, {"rewards/margins": "reward"})
+
+
+def _rloo(
+    policy: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    pm: models.PreferenceModel,
+    out: Path,
+    settings: Rl,
+    scale: Scale,
+    arm: str,
+    seed: int,
+    report_to: str,
+    progress: Progress,
+) -> pd.DataFrame:
+    """TRL's RLOO, two answers a prompt, with our PM as the reward function."""
+    from datasets import Dataset
+    from trl import RLOOConfig, RLOOTrainer
+
+    def pm_score(completions: list[str], asked: list[str], **_: Any) -> list[float]:
+        return stats.finite(pm.score(asked, [chat.clean(text) for text in completions]), "PM score").tolist()
+
+    rendered = [{"prompt": chat.render(tokenizer, chat.parse(p)), "asked": p} for p in prompts]
+    config = RLOOConfig(
+        **trainer.arguments(out / "checkpoints", seed=seed, report_to=report_to, steps=settings.updates),
+        max_steps=settings.updates,
+        per_device_train_batch_size=settings.rollouts_per_update,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        num_generations=2,
+        max_completion_length=scale.max_new_tokens,
+        learning_rate=settings.learning_rate,
+        beta=settings.kl_coef,
+    )
+    job = RLOOTrainer(
+        model=policy,
+        reward_funcs=pm_score,
+        args=config,
+        train_dataset=Dataset.from_list(rendered),
+        processing_class=tokenizer,
+    )
+    return _finish(job, tokenizer, out, settings, arm, "start", progress, {"reward": "reward", "kl": "kl"})
+
+
+def _policy(start: str | Path, lora: Lora | None, seed: int) -> tuple[Any, Any]:
+    torch.manual_seed(seed)
+    policy, tokenizer = models.load_policy(start, dtype=torch.float32)
+    if lora is not None:
+        policy = models.add_lora(policy, models.LoraSettings(**lora.model_dump()))
+    return policy, tokenizer
+
+
+def _finish(
+    job: Any,
+    tokenizer: Any,
+    out: Path,
+    settings: Rl,
+    arm: str,
+    start: str | Path,
+    progress: Progress,
+    columns: dict[str, str],
+) -> pd.DataFrame:
+    """Run a TRL trainer with our snapshots, save the model, and return its log with our column names."""
+    card = _card(arm, start, settings)
+    steps = snapshot_steps(settings.updates, settings.snapshots)
+    job.add_callback(_Snapshots(lambda model, step: _snapshot(model, tokenizer, out, step, card), steps))
+    trainer.run(job, out / "checkpoints", progress, settings.algorithm)
+    tuned = job.accelerator.unwrap_model(job.model)
+    models.save(tuned.merge_and_unload() if hasattr(tuned, "merge_and_unload") else tuned, tokenizer, out / "model")
+    log = pd.DataFrame([row for row in job.state.log_history if "loss" in row])
+    named = {"step": log["step"].to_numpy()} | {new: log[old].to_numpy() for old, new in columns.items() if old in log}
+    return pd.DataFrame(named).assign(policy_loss=log["loss"].to_numpy(dtype=np.float64))
+
+
+def _snapshot(model: Any, tokenizer: Any, out: Path, step: int, card: str) -> None:
+    folder = out / "snapshots" / f"step-{step:06d}"
+    models.save(model, tokenizer, folder)
+    (folder / "README.md").write_text(card.format(step=step), encoding="utf-8")
+
+
+class _Snapshots(TrainerCallback):
+    def __init__(self, save: Callable[[Any, int], None], steps: Sequence[int]):
+        self.save, self.steps = save, set(steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step in self.steps:
+            self.save(model, state.global_step)
+
+
+def _card(arm: str, start: str | Path, settings: Rl) -> str:
+    return (
+        f"# {arm}\n\nA snapshot (step {{step}}) of the arm `{arm}`, trained by cai-harness with {settings.algorithm} "
+        f"from `{start}`: KL coefficient {settings.kl_coef}, learning rate {settings.learning_rate}.\n"
+        "A research artefact: it has not been checked for any use.\n"
+    )

@@ -1,0 +1,71 @@
+"""SL-CAI's second half: fine-tune the pretrained model on revisions, helpful-only answers mixed in (section 3.1).
+
+As in the paper: the loss counts answers only, one epoch, a constant learning rate, revisions and helpful answers
+shuffled together. TRL's SFTTrainer does the work.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness import chat, models
+from harness.experiment import Lora, Sft
+from harness.stages import Progress
+from pipelines import trainer
+
+
+def demonstrations(chains: pd.DataFrame, helpful: pd.DataFrame, *, train_on: str, seed: int) -> pd.DataFrame:
+    """(prompt, response) to fine-tune on: the final revision of each chain, or every one, and helpful answers."""
+    revised = chains[chains["revision"] > 0]
+    if train_on == "final":
+        revised = revised[revised["revision"] == revised["revision"].max()]
+    both = pd.concat([revised[["prompt", "response"]], helpful[["prompt", "response"]]], ignore_index=True)
+    return both[both["response"].str.strip() != ""].sample(frac=1, random_state=seed).reset_index(drop=True)
+
+
+def train(
+    base: str | Path,
+    examples: pd.DataFrame,
+    out: Path,
+    settings: Sft,
+    *,
+    lora: Lora | None,
+    max_length: int,
+    seed: int,
+    report_to: str,
+    progress: Progress,
+) -> int:
+    """Fine-tune `base` on `examples` (prompt, response) and save it to out/model; the number of tokens seen."""
+    import torch
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    torch.manual_seed(seed)
+    policy, tokenizer = models.load_policy(base, dtype=torch.float32)
+    if lora is not None:
+        policy = models.add_lora(policy, models.LoraSettings(**lora.model_dump()))
+    rows = [_tokens(tokenizer, p, r, max_length) for p, r in zip(examples["prompt"], examples["response"], strict=True)]
+    steps = math.ceil(len(rows) / settings.batch_size * settings.epochs)
+    config = SFTConfig(
+        **trainer.arguments(out / "checkpoints", seed=seed, report_to=report_to, steps=steps),
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        per_device_train_batch_size=settings.batch_size,
+        completion_only_loss=True,
+        max_length=max_length,
+    )
+    job = SFTTrainer(model=policy, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    trainer.run(job, out / "checkpoints", progress, "sft")
+    tuned = job.accelerator.unwrap_model(job.model)
+    models.save(tuned.merge_and_unload() if lora is not None else tuned, tokenizer, out / "model")
+    return int(sum(len(row["input_ids"]) for row in rows) * settings.epochs)
+
+
+def _tokens(tokenizer: Any, prompt: str, response: str, max_length: int) -> dict[str, list[int]]:
+    answer = len(chat.encode_response(tokenizer, response))
+    ids = chat.encode_dialogue(tokenizer, prompt, response, max_length)
+    return {"input_ids": ids, "completion_mask": [0] * max(0, len(ids) - answer) + [1] * min(answer, len(ids))}

@@ -1,0 +1,79 @@
+"""What every Hugging Face or TRL trainer of the pipelines shares: arguments, resuming, progress, precision."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.utils import logging as hf_logging
+
+from harness import models
+from harness.errors import UserError
+from harness.stages import Progress
+
+
+def arguments(folder: Path, *, seed: int, report_to: str, steps: int) -> dict[str, Any]:
+    """Keyword arguments for a TrainingArguments that checkpoints into `folder` about four times in `steps`.
+
+    bf16 is TRL's default and must be switched off by name where the device is slow in it.
+    """
+    on_gpu = models.device() == "cuda"
+    return {
+        "output_dir": str(folder),
+        "seed": seed,
+        "data_seed": seed,
+        "save_strategy": "steps",
+        "save_steps": max(1, steps // 4),
+        "save_total_limit": 1,
+        "logging_steps": 1,
+        "report_to": report_to,
+        "bf16": on_gpu,
+        "gradient_checkpointing": False,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": on_gpu,
+        "lr_scheduler_type": "constant",
+    }
+
+
+def run(trainer: Any, folder: Path, progress: Progress, note: str) -> None:
+    """Train, from the last whole checkpoint in `folder` if there is one, and remove the checkpoints.
+
+    Raises UserError when the loss is not finite.
+    """
+    hf_logging.set_verbosity_error()
+    trainer.add_callback(_Heard(progress, note))
+    trainer.pop_callback(_printer())
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    if any(not abs(float(loss)) < float("inf") for loss in losses):
+        raise UserError(f"{note}: the training loss is not finite; lower the learning rate in the experiment file")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint in `folder` that was written whole; a torn one, left by a kill, is removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rsplit("-", 1)[1])) if folder.is_dir() else []
+    while found:
+        newest = found.pop()
+        if (newest / "trainer_state.json").is_file():  # the trainer writes it last
+            return str(newest)
+        shutil.rmtree(newest)
+    return None
+
+
+def _printer() -> Any:
+    from transformers import PrinterCallback
+
+    return PrinterCallback
+
+
+class _Heard(TrainerCallback):
+    """Tells a Progress of each optimiser step."""
+
+    def __init__(self, progress: Progress, note: str):
+        self.progress, self.note = progress, note
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress.advance(state.global_step, state.max_steps, self.note)

@@ -62,7 +62,7 @@ class BradleyTerry:
     """A fit. elo: (K,) in the order of `arms`; draws: (resamples, K) cluster-bootstrap refits; n prompts.
 
     nu: Davidson's tie parameter (0: no ties). separated: the maximum is infinite, see the module's docstring;
-    groups: the arms that are comparable with finite strengths (one group, unless separated).
+    groups: arms that beat one another in some chain, strongest group first (one group, unless separated).
     separated_share: share of resamples that separated.
     """
 
@@ -138,7 +138,7 @@ def fit_bradley_terry(
         nu=float(np.exp(fitted[0, k])) if tally.ties[0].any() else 0.0,
         n=tally.n,
         separated=bool(separated[0]),
-        groups=_groups(tally, "strong"),
+        groups=tuple(sorted(_groups(tally, "strong"), key=lambda group: -elo[0][arms.index(group[0])])),
         separated_share=float(separated[1:].mean()) if n_resamples else 0.0,
         tally=tally,
     )

@@ -48,7 +48,7 @@ class Bootstrap:
 
     def interval(self, level: float = 0.95) -> Interval:
         """Percentile interval."""
-        if self.n < 2:
+        if self.n < 2 or not len(self.draws):
             return Interval(self.estimate, -np.inf, np.inf, self.n)
         low, high = np.quantile(self.draws, [(1 - level) / 2, (1 + level) / 2])
         return Interval(self.estimate, float(low), float(high), self.n)

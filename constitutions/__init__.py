@@ -1,0 +1,25 @@
+"""The principles: their schema, a loader, the shipped default, and an importer for the paper's published ones."""
+
+from constitutions.importer import import_paper
+from constitutions.loader import dump, load, shipped
+from constitutions.schema import (
+    ComparisonExample,
+    ComparisonPrinciple,
+    Constitution,
+    CotExample,
+    CritiquePrinciple,
+    FewShot,
+)
+
+__all__ = [
+    "ComparisonExample",
+    "ComparisonPrinciple",
+    "Constitution",
+    "CotExample",
+    "CritiquePrinciple",
+    "FewShot",
+    "dump",
+    "import_paper",
+    "load",
+    "shipped",
+]

@@ -1,0 +1,100 @@
+"""The paper's published prompts (five JSON files in one folder) as a constitution.
+
+The files are the authors' and are not shipped: the user points at a copy. Markers such as "CritiqueRequest:" and
+"Options:" are stripped, since the pipelines put their own. In the reasoned comparisons the answer, a human turn of
+its own in the paper, becomes the last line of the assistant's turn, so that turns alternate as chat templates want.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from constitutions.schema import Constitution
+from harness import chat
+from harness.errors import UserError
+from harness.experiment import explain
+
+T = TypeVar("T")
+
+
+class _Pair(BaseModel):
+    prompt: list[str] = Field(min_length=1, max_length=1)
+    edit_request: str
+
+
+class _Comparison(BaseModel):
+    prompt: str
+    corrects: list[str] = Field(min_length=1)
+    incorrects: list[str] = Field(min_length=1)
+
+
+class _Reasoned(BaseModel):
+    prompt: str
+
+
+def import_paper(folder: Path) -> Constitution:
+    """The paper's 16 critique-revision pairs, 16 comparison questions and few-shot prompts.
+
+    Raises UserError naming the file that is missing or malformed.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: folder not found; give the folder that holds the paper's prompts as JSON")
+    pairs = _read(folder / "CritiqueRevisionInstructions.json", TypeAdapter(dict[str, _Pair]))
+    questions = _read(folder / "RLMadisonInstructions.json", TypeAdapter(list[str]))
+    chains = _read(folder / "CritiqueRevisionFewShotPrompts.json", TypeAdapter(list[str]))
+    comparisons = _read(folder / "RLMadisonFewShotPrompts.json", TypeAdapter(list[_Comparison]))
+    reasoned = _read(folder / "RLMadisonPrecogFewShotPrompts.json", TypeAdapter(list[_Reasoned]))
+    raw = {
+        "name": "paper",
+        "description": "The principles and few-shot prompts published with Constitutional AI (arXiv:2212.08073).",
+        "license": "that of the published files; check it before you pass them on",
+        "critique_revision": [
+            {
+                "id": name,
+                "critique": _strip(pair.prompt[0], "CritiqueRequest:", "Critique:"),
+                "revision": _strip(pair.edit_request, "RevisionRequest:", "Revision:"),
+            }
+            for name, pair in pairs.items()
+        ],
+        "comparison": [
+            {"id": f"comparison{place}", "question": _strip(text, "", "Options:")}
+            for place, text in enumerate(questions)
+        ],
+        "few_shot": {
+            "critique_revision": [_strip(text, "", "\n\nHuman:") for text in chains],
+            "comparison": [
+                {"prompt": chat.normalise(example.prompt), "chosen": chosen, "rejected": rejected}
+                for example in comparisons
+                for chosen in example.corrects
+                for rejected in example.incorrects
+            ],
+            "cot": [{"text": _fold_answer(example.prompt)} for example in reasoned],
+        },
+    }
+    try:
+        return Constitution.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{folder}: {explain(error)} (as read from the JSON files)") from error
+
+
+def _read(path: Path, shape: TypeAdapter[T]) -> T:
+    """The content of one JSON file, checked against its shape."""
+    if not path.is_file():
+        raise UserError(f"{path}: file not found; copy it from the paper's published prompts")
+    try:
+        return shape.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UserError(f"{path}: {explain(error)}") from error
+
+
+def _strip(text: str, before: str, after: str) -> str:
+    return text.strip().removeprefix(before).removesuffix(after).strip()
+
+
+def _fold_answer(text: str) -> str:
+    """The closing human turn that states the answer, as the last line of the assistant's reasoning."""
+    reasoning, turn, answer = text.rpartition("\n\nHuman:")
+    return f"{reasoning}\n{answer.strip()}" if turn and reasoning.strip() else text

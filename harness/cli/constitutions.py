@@ -1,0 +1,102 @@
+"""`cai constitutions`: list, show, validate and import the principles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from constitutions import ComparisonPrinciple, Constitution, CritiquePrinciple
+
+app = typer.Typer(help="List, show, check and import constitutions.", no_args_is_help=True)
+
+
+@app.command("list", epilog="Example: cai constitutions list")
+def list_() -> None:
+    """List the shipped constitutions."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from constitutions import load, shipped
+
+    table = Table("name", "revision", "comparison", "examples", "description")
+    for name in shipped():
+        it = load(name)
+        counts = str(len(it.critique_revision)), str(len(it.comparison)), str(_examples(it))
+        table.add_row(it.name, *counts, it.description)
+    Console().print(table)
+
+
+@app.command(epilog="Example: cai constitutions show default")
+def show(
+    name: Annotated[str, typer.Argument(help="A shipped name or a YAML file.")],
+) -> None:
+    """Print the principles of one constitution."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from constitutions import load
+
+    it = load(name)
+    revision = Table("principle", "critique request", "revision request", title="critique and revision")
+    for pair in it.critique_revision:
+        revision.add_row(_label(pair), escape(pair.critique), escape(pair.revision), end_section=True)
+    comparison = Table("principle", "question", title="comparison")
+    for principle in it.comparison:
+        comparison.add_row(_label(principle), escape(principle.question))
+    console = Console()
+    console.print(f"[bold]{it.name}[/bold]: {escape(it.description)} Licence: {escape(it.license)}.")
+    console.print(revision)
+    console.print(comparison)
+    console.print(_summary(it))
+
+
+@app.command(epilog="Example: cai constitutions validate mine.yaml")
+def validate(
+    path: Annotated[str, typer.Argument(help="A YAML file, or a shipped name.")],
+) -> None:
+    """Check a constitution file; the first fault is reported with its key or line."""
+    from constitutions import load
+
+    typer.echo(f"{path}: valid; {_summary(load(path))}")
+
+
+@app.command(
+    "import", epilog="Example: cai constitutions import ConstitutionalHarmlessnessPaper/prompts --out paper.yaml"
+)
+def import_(
+    folder: Annotated[Path, typer.Argument(help="The folder with the paper's prompts as JSON.")],
+    out: Annotated[Path, typer.Option(help="The YAML file to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Turn the paper's published prompts into a constitution file, for your own use."""
+    from constitutions import dump, import_paper
+    from harness.errors import UserError
+
+    if out.exists() and not force:
+        raise UserError(f"{out}: exists already; choose another name or add --force")
+    constitution = import_paper(folder)
+    dump(constitution, out)
+    typer.echo(f"wrote {out}: {_summary(constitution)}")
+
+
+def _label(principle: CritiquePrinciple | ComparisonPrinciple) -> str:
+    """The principle's id, its tags beneath."""
+    from rich.markup import escape
+
+    return principle.id + (f"\n[dim]{escape(', '.join(principle.tags))}[/dim]" if principle.tags else "")
+
+
+def _examples(constitution: Constitution) -> int:
+    shots = constitution.few_shot
+    return len(shots.critique_revision) + len(shots.comparison) + len(shots.cot) if shots else 0
+
+
+def _summary(constitution: Constitution) -> str:
+    return (
+        f"{len(constitution.critique_revision)} critique-revision pairs, {len(constitution.comparison)} comparison "
+        f"questions, {_examples(constitution)} worked examples"
+    )

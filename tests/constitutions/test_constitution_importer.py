@@ -1,0 +1,177 @@
+"""The importer, against the paper's published files (never committed), and the shipped text's independence of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from constitutions import dump, import_paper, load, shipped
+from harness import chat
+from harness.errors import UserError
+
+PAPER = Path(__file__).resolve().parents[3] / "shared" / "data" / "paper" / "prompts"
+FILES = (
+    "CritiqueRevisionInstructions.json",
+    "RLMadisonInstructions.json",
+    "CritiqueRevisionFewShotPrompts.json",
+    "RLMadisonFewShotPrompts.json",
+    "RLMadisonPrecogFewShotPrompts.json",
+)
+MARKERS = ("CritiqueRequest:", "Critique:", "RevisionRequest:", "Revision:", "Options:")
+
+
+def read(name: str) -> Any:
+    return json.loads((PAPER / name).read_text())
+
+
+def test_counts() -> None:
+    paper = import_paper(PAPER)
+    assert len(paper.critique_revision) == len(paper.comparison) == 16
+    assert paper.few_shot is not None
+    assert len(paper.few_shot.critique_revision) == 5
+    assert len(paper.few_shot.comparison) == 5
+    assert len(paper.few_shot.cot) == 6
+
+
+def test_texts_are_plain_requests_and_nothing_else_is_lost() -> None:
+    paper = import_paper(PAPER)
+    pairs = read("CritiqueRevisionInstructions.json")
+    for principle in paper.critique_revision:
+        source = pairs[principle.id]
+        assert source["prompt"][0] == f"\n\nCritiqueRequest: {principle.critique}\n\nCritique:"
+        assert source["edit_request"] == f"\n\nRevisionRequest: {principle.revision}\n\nRevision:"
+    for principle, text in zip(paper.comparison, read("RLMadisonInstructions.json"), strict=True):
+        assert text == f"\n{principle.question} Options:"
+    texts = [t for p in paper.critique_revision for t in (p.critique, p.revision)]
+    assert not [t for t in texts + [p.question for p in paper.comparison] if any(m in t for m in MARKERS)]
+
+
+def test_few_shot_prompts_become_alternating_turns() -> None:
+    shots = import_paper(PAPER).few_shot
+    assert shots is not None
+    for chain, text in zip(shots.critique_revision, read("CritiqueRevisionFewShotPrompts.json"), strict=True):
+        assert text in (chain, chain + "\n\nHuman:")
+        assert chat.parse(chain, chain=True)[-1]["role"] == "assistant"
+    for example, item in zip(shots.comparison, read("RLMadisonFewShotPrompts.json"), strict=True):
+        assert item["prompt"] == f"\n\nHuman: {example.prompt}\n\nAssistant:"
+        assert (example.chosen, example.rejected) == (item["corrects"][0], item["incorrects"][0])
+    for example, item in zip(shots.cot, read("RLMadisonPrecogFewShotPrompts.json"), strict=True):
+        turns = chat.parse(example.text)
+        assert [turn["role"] for turn in turns] == ["user", "assistant"]
+        assert re.search(r"\nSo the answer is: \([AB]\)$", turns[1]["content"])
+        assert "{}" in turns[0]["content"]
+        # The same words in the same order, but for the heading of the answer's turn.
+        assert example.text.split() == [w for i, w in enumerate(item["prompt"].split()) if w != "Human:" or i == 0]
+
+
+def test_an_import_survives_dump_and_load(tmp_path: Path) -> None:
+    paper = import_paper(PAPER)
+    dump(paper, tmp_path / "paper.yaml")
+    assert load(tmp_path / "paper.yaml") == paper
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(PAPER, tmp_path / "prompts"))
+
+
+def fault(folder: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        import_paper(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    assert fault(tmp_path / "none").startswith(f"{tmp_path / 'none'}: folder not found; give the folder")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_file(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    assert fault(folder) == f"{folder / name}: file not found; copy it from the paper's published prompts"
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(("text", "expected"), [("{", "Invalid JSON"), ("5", "Input should be"), ('[{"a": 1}]', "")])
+def test_malformed_file(folder: Path, name: str, text: str, expected: str) -> None:
+    (folder / name).write_text(text)
+    message = fault(folder)
+    assert message.startswith(f"{folder / name}: ")
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        (FILES[0], {"a": {"prompt": ["x"]}}, "a.edit_request: missing; add this key"),
+        (FILES[0], {"a": {"prompt": [], "edit_request": "x"}}, "a.prompt: List should have at least 1 item"),
+        (FILES[1], ["x", 2], "1: Input should be a valid string"),
+        (FILES[3], [{"prompt": "p", "corrects": ["x"], "incorrects": []}], "0.incorrects: List should have at least"),
+        (FILES[4], [{}], "0.prompt: missing"),
+    ],
+)
+def test_wrong_shape_names_file_and_key(folder: Path, name: str, value: Any, expected: str) -> None:
+    (folder / name).write_text(json.dumps(value))
+    assert fault(folder).startswith(f"{folder / name}: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        (FILES[0], {}, "critique_revision: List should have at least 1 item"),
+        (FILES[1], ["\n Options:"], "comparison.0.question: String should have at least 1 character"),
+        (FILES[4], [{"prompt": "no place"}], "few_shot.cot.0.text: a worked example must begin with 'Human:'"),
+    ],
+)
+def test_content_that_makes_no_constitution(folder: Path, name: str, value: Any, expected: str) -> None:
+    (folder / name).write_text(json.dumps(value))
+    message = fault(folder)
+    assert message.startswith(f"{folder / name}: ")
+    assert expected in message
+
+
+# The shipped text is this project's own
+
+
+def strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from strings(part)
+
+
+def words(text: str) -> str:
+    return " ".join(re.findall(r"[a-z0-9']+", text.lower()))
+
+
+ANSWER = re.compile(r"So the answer is: \([AB]\)")  # the label that the pipeline asks for, not prose
+
+
+def sentences(text: str) -> list[str]:
+    parts = re.split(r"(?<=[.?!])\s+|\n+|\b(?:Human|Assistant|H|A|\w*Request|Critique|Revision):", ANSWER.sub("", text))
+    return [words(part) for part in parts if len(words(part).split()) >= 3]
+
+
+def shared_with_paper(text: str, source: str) -> list[str]:
+    """Sentences of `text`, and runs of seven words, that stand in `source`."""
+    tokens = words(ANSWER.sub("", text)).split()
+    runs = [" ".join(tokens[i : i + 7]) for i in range(len(tokens) - 6)]
+    return [piece for piece in sentences(text) + runs if f" {piece} " in f" {source} "]
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_no_sentence_of_a_shipped_constitution_is_the_papers(name: str) -> None:
+    source = " | ".join(words(text) for file in FILES for text in strings(read(file)))
+    texts = list(strings(load(name).model_dump()))
+    assert not [piece for text in texts for piece in shared_with_paper(text, source)]
+    # The check can fail: the paper's own texts are found.
+    paper = list(strings([p.model_dump() for p in import_paper(PAPER).comparison]))
+    assert all(shared_with_paper(text, source) for text in paper if len(text.split()) > 6)

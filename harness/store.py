@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     os.replace(partial, path)
 
 
-def append_jsonl(path: Path, rows: list[Mapping[str, Any]]) -> None:
+def append_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Append rows to a JSON-lines file and flush them to the disk: what a killed stage resumes from."""
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)

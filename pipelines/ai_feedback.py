@@ -77,7 +77,9 @@ def label(
     """
     before = few_shot(constitution, cot=cot) if shots else []
     principles = constitution.comparison
-    records: Rows = pairs[["prompt", "response_a", "response_b"]].to_dict("records")
+    records: Rows = [
+        dict(row._asdict()) for row in pairs[["prompt", "response_a", "response_b"]].itertuples(index=False)
+    ]
     drawn = [principles[int(uniforms(seed, f"principle/{r['prompt']}", 1)[0] * len(principles))] for r in records]
     orders = []
     for record, principle in zip(records, drawn, strict=True):

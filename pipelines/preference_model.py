@@ -45,7 +45,7 @@ class SoftLabelRewardTrainer(RewardTrainer):
     """TRL's RewardTrainer with a column `p` and the soft-label loss."""
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["chosen_ids", "rejected_ids", "p"]
+        self._signature_columns: list[str] = ["chosen_ids", "rejected_ids", "p"]
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -73,7 +73,7 @@ def train(
     model, tokenizer = models.load_classifier(base)
     if lora is not None:
         model = models.add_lora(model, models.LoraSettings(**lora.model_dump()), task="SEQ_CLS")
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "chosen_ids": chat.encode_dialogue(tokenizer, row["prompt"], row["chosen"], settings.max_length),
             "rejected_ids": chat.encode_dialogue(tokenizer, row["prompt"], row["rejected"], settings.max_length),

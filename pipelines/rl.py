@@ -122,8 +122,8 @@ def _rloo(
     from datasets import Dataset
     from trl import RLOOConfig, RLOOTrainer
 
-    def pm_score(completions: list[str], asked: list[str], **_: Any) -> list[float]:
-        return stats.finite(pm.score(asked, [chat.clean(text) for text in completions]), "PM score").tolist()
+    def pm_score(completions: list[str], asked: list[str], **_: Any) -> list[float | None]:
+        return list(stats.finite(pm.score(asked, [chat.clean(text) for text in completions]), "PM score"))
 
     rendered = [{"prompt": chat.render(tokenizer, chat.parse(p)), "asked": p} for p in prompts]
     config = RLOOConfig(

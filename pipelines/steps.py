@@ -1,22 +1,24 @@
 """The stages' functions: each reads its inputs' artefacts, calls one method, and writes its own artefacts.
 
-Artefacts: `model/` a checkpoint, `snapshots/step-*/` checkpoints along RL, `*.parquet` tables, `*.json` numbers.
+The methods are imported where they are called, so that a plan loads no torch. Artefacts: `model/` a checkpoint, `snapshots/step-*/` checkpoints along RL, `*.parquet` tables, `*.json` numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from constitutions import Constitution
-from harness import data, models, store
+from harness import data, store
 from harness.experiment import Data, Feedback, Lora, Pm, Revise, Rl, Scale, Sft
-from harness.generation import Generator
 from harness.stages import Work
-from pipelines import ai_feedback, critique_revise, preference_model, rl, sft
+
+if TYPE_CHECKING:
+    from harness.generation import Generator
+    from harness.models import PreferenceModel
 
 Rows = list[dict[str, Any]]
 
@@ -32,6 +34,8 @@ def select_data(work: Work) -> None:
 
 def train_pm(work: Work) -> None:
     """A PM on human labels of config['human'] kinds and split, and on AI labels where there are any."""
+    from pipelines import preference_model
+
     config = work.config
     preferences = pd.read_parquet(work.inputs["data"] / "preferences.parquet")
     of_kind = preferences[preferences["kind"].isin(config["human"])]
@@ -67,7 +71,9 @@ def ai_pairs(labels: pd.DataFrame, *, hard: bool) -> pd.DataFrame:
 
 
 def train_rl(work: Work) -> None:
-    """RL from the input policy (or the base model) against the input PM, on train prompts of config['prompts'] kinds."""
+    """RL from the input policy (or the base model) against the input PM, on train prompts of some kinds."""
+    from pipelines import rl
+
     config = work.config
     rows = pd.read_parquet(work.inputs["data"] / "prompts.parquet")
     chosen = rows[(rows["split"] == "train") & rows["kind"].isin(config["prompts"])]
@@ -91,6 +97,8 @@ def train_rl(work: Work) -> None:
 
 def train_dpo(work: Work) -> None:
     """DPO from the input policy on the pairs that a PM would have been trained on: human labels and AI labels."""
+    from pipelines import preference_model, rl
+
     config = work.config
     preferences = pd.read_parquet(work.inputs["data"] / "preferences.parquet")
     of_kind = preferences[preferences["kind"].isin(config["human"])]
@@ -116,6 +124,8 @@ def train_dpo(work: Work) -> None:
 
 def revise(work: Work) -> None:
     """Critique-revision chains of the input policy on the red-team prompts: chains.parquet."""
+    from pipelines import critique_revise
+
     config, settings = work.config, Revise(**work.config["revise"])
     generator = load_generator(work)
     constitution = Constitution.model_validate(config["constitution"])
@@ -177,6 +187,8 @@ def respond(work: Work) -> None:
 
 def finetune(work: Work) -> None:
     """SL-CAI: the pretrained model on revisions and helpful-only answers."""
+    from pipelines import sft
+
     config = work.config
     chains = pd.read_parquet(work.inputs["chains"] / "chains.parquet")
     helpful = pd.read_parquet(work.inputs["helpful"] / "responses.parquet")
@@ -198,6 +210,8 @@ def finetune(work: Work) -> None:
 
 def label_pairs(work: Work) -> None:
     """AI labels on the two SL-CAI answers to each red-team prompt: feedback.parquet, feedback.json."""
+    from pipelines import ai_feedback
+
     config, settings = work.config, Feedback(**work.config["feedback"])
     generator = load_generator(work)
     answers = pd.read_parquet(work.inputs["responses"] / "responses.parquet")
@@ -228,15 +242,20 @@ def label_pairs(work: Work) -> None:
 
 def load_generator(work: Work) -> Generator:
     """The input policy, or the model that config['base'] names, ready to sample."""
+    from harness.generation import Generator
+    from harness.models import load_policy
+
     start = work.inputs["policy"] / "model" if "policy" in work.inputs else work.config["base"]
-    policy, tokenizer = models.load_policy(start)
+    policy, tokenizer = load_policy(start)
     return Generator(policy, tokenizer, work.config["scale"]["batch_size"])
 
 
-def load_pm(folder: Path, config: Any) -> models.PreferenceModel:
+def load_pm(folder: Path, config: Any) -> PreferenceModel:
     """The PM that a stage left in `folder`."""
+    from harness.models import PreferenceModel
+
     batch, length = config["scale"]["batch_size"], config["pm"]["max_length"]
-    return models.PreferenceModel.load(folder / "model", batch_size=batch, max_length=length)
+    return PreferenceModel.load(folder / "model", batch_size=batch, max_length=length)
 
 
 def _lora(config: Any) -> Lora | None:

@@ -1,0 +1,53 @@
+"""`cai`: the command line. Commands import what they need when they run, so `cai --help` answers at once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+import typer
+
+from harness.cli import constitutions, evaluate, inspect, run, view
+from harness.errors import UserError
+
+app = typer.Typer(
+    name="cai",
+    help="Reproduce Constitutional AI on open models, and regression-test a new method against its baselines.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("run")(run.run)
+app.command("plan")(run.plan)
+app.command("eval")(evaluate.evaluate)
+app.command("claims")(view.claims)
+app.command("report")(view.report)
+app.command("dashboard")(view.dashboard)
+app.command("models")(inspect.models)
+app.command("doctor")(inspect.doctor)
+app.add_typer(constitutions.app, name="constitutions")
+
+
+def main() -> None:
+    """Entry point: errors of the user's making end in one line and exit code 2, Ctrl-C in 130."""
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        _stop(str(error), 2)
+    except KeyboardInterrupt:
+        _stop("stopped; finished stages are kept, and the same command goes on from here", 130)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _stop(f"{error.filename or os.getcwd()}: the disk is full; free some space and run the same command again", 2)
+
+
+def _stop(message: str, code: int) -> None:
+    from rich.console import Console
+
+    Console(stderr=True, soft_wrap=True).print(
+        f"[bold red]error:[/] {message}" if code != 130 else message, markup=code != 130
+    )
+    sys.exit(code)

@@ -1,0 +1,64 @@
+"""`cai models` and `cai doctor`: what there is, and whether this machine can run it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def models(run: Annotated[Path, typer.Argument(help="A run's folder.")] = Path("runs")) -> None:
+    """List the models and snapshots that a run has trained, with their folders.
+
+    Example: `cai models runs/demo`
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from harness.errors import UserError
+
+    if not run.is_dir():
+        raise UserError(f"{run}: no such folder; train models with `cai run experiments/demo.yaml`")
+    configs = sorted({*run.rglob("model/config.json"), *run.rglob("*/adapter_config.json")})
+    kept = [path.parent for path in configs if ".partial" not in str(path) and "checkpoint" not in str(path)]
+    table = Table("stage", "checkpoint", "folder")
+    for folder in kept:
+        home = folder.parent if folder.name == "model" else folder.parents[1]
+        table.add_row(home.parent.name, "final" if folder.name == "model" else folder.name, str(folder))
+    Console().print(table if kept else f"{run}: no models yet; train them with `cai run experiments/demo.yaml`")
+
+
+def doctor() -> None:
+    """Check this machine: versions, device, memory, disk, the embedded model, optional extras.
+
+    Example: `cai doctor`
+    """
+    import importlib.util
+    import shutil
+
+    import psutil
+    from rich.console import Console
+    from rich.table import Table
+
+    from harness import models as loading
+    from harness import store
+
+    table = Table("what", "found", "so")
+    for name, version in store.versions().items():
+        table.add_row(name, version, "" if version != "not installed" else "pip install -e .")
+    table.add_row("device", store.device_name(), f"runs in {loading.dtype_for(loading.device())}")
+    free = psutil.virtual_memory().available / 2**30
+    table.add_row("memory", f"{free:.1f} GiB free", "enough for the demo" if free > 6 else "the demo wants 6 GiB")
+    disk = shutil.disk_usage(Path.cwd()).free / 2**30
+    table.add_row("disk", f"{disk:.1f} GiB free", "enough for the demo" if disk > 8 else "the demo wants 8 GiB")
+    cached = loading.cache_folder() / "SmolLM2-135M-Instruct" / "config.json"
+    table.add_row(
+        "embedded model", str(cached.parent) if cached.is_file() else "not fetched yet", "fetched at first use"
+    )
+    for extra, module in (("dashboard", "streamlit"), ("vllm", "vllm"), ("tensorboard", "tensorboard")):
+        there = importlib.util.find_spec(module) is not None
+        table.add_row(
+            extra, "installed" if there else "not installed", "" if there else f"optional: pip install {module}"
+        )
+    Console().print(table)

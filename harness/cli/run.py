@@ -1,0 +1,86 @@
+"""`cai run` and `cai plan`: the main job, from an experiment file to the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from harness.experiment import Experiment
+    from harness.stages import Planned, Stage
+
+File = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="The experiment file.")]
+Out = Annotated[Path | None, typer.Option("--out", help="The run's folder (default: runs/NAME).")]
+
+
+def run(experiment_file: File, out: Out = None) -> None:
+    """Train the arms, run the suites and write the report. What is finished already is reused.
+
+    Example: `cai run experiments/demo.yaml`
+    """
+    import time
+
+    from rich.console import Console
+
+    from harness import stages
+    from harness.cli.progress import Bars
+
+    began = time.monotonic()
+    experiment, targets = _targets(experiment_file)
+    folder = out or Path("runs") / experiment.name
+    planned = stages.plan(targets, folder)
+    console = Console()
+    todo = [item for item in planned if item.status != "done"]
+    console.print(f"[bold]{experiment.name}[/]: {len(planned) - len(todo)} of {len(planned)} stages done, in {folder}")
+    if todo:
+        with Bars(console) as bars:
+            stages.execute(targets, folder, seed=experiment.seed, progress=bars)
+    report = folder / "report" / "index.html"
+    if todo or not report.is_file():
+        report = _finish(experiment, experiment_file, planned, folder)
+    console.print(f"Report: [bold]{report}[/] (open it in a browser), {folder / 'report' / 'summary.md'}")
+    console.print(f"Dashboard: [bold]cai dashboard {folder}[/]   ({time.monotonic() - began:.0f} s)")
+
+
+def plan(experiment_file: File, out: Out = None) -> None:
+    """Show every stage as done, started, stale or to do, before anything is loaded.
+
+    Example: `cai plan experiments/demo.yaml`
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from harness import stages
+
+    experiment, targets = _targets(experiment_file)
+    folder = out or Path("runs") / experiment.name
+    table = Table(title=f"{experiment.name} in {folder}", title_justify="left")
+    for column in ("stage", "status", "needs", "key"):
+        table.add_column(column)
+    colours = {"done": "green", "started": "yellow", "stale": "yellow", "to do": "cyan"}
+    for item in stages.plan(targets, folder):
+        needs = ", ".join(upstream.name for upstream in item.stage.inputs.values())
+        table.add_row(item.stage.name, f"[{colours[item.status]}]{item.status}[/]", needs, item.key[:8])
+    Console().print(table)
+
+
+def _targets(file: Path) -> tuple[Experiment, list[Stage]]:
+    from harness import experiment as experiments
+    from pipelines import arms
+    from suites import stages as suite_stages
+
+    experiment = experiments.load(file)
+    training = arms.plan(experiment)
+    measured = suite_stages.plan(experiment, training.arms, training.pms, training.chains, training.data)
+    kept = [stage for stage in training.arms.values() if stage is not None]
+    return experiment, [*kept, *training.labels.values(), *training.pms.values(), *measured.values()]
+
+
+def _finish(experiment: Experiment, file: Path, planned: list[Planned], folder: Path) -> Path:
+    """Gather the stages' tables into results/, judge the claims and write the report; its path."""
+    from reports import collect, static
+
+    collect.collect(experiment, file, planned, folder)
+    return Path(static.render(folder))

@@ -1,0 +1,90 @@
+"""`cai report`, `cai claims` and `cai dashboard`: what a person reads after a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `cai run` or `cai eval --out` wrote.")]
+
+
+def report(run: RunFolder) -> None:
+    """Write the static report of a run: one HTML file that opens without a network, Markdown, LaTeX and SVG.
+
+    Example: `cai report runs/demo`
+    """
+    from rich.console import Console
+
+    from reports import static
+
+    _must_hold_results(run)
+    path = static.render(run)
+    Console().print(f"Report: [bold]{path}[/]")
+
+
+def claims(run: RunFolder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON rows.")] = False) -> None:
+    """Judge the paper's 16 claims on a run's own data, each with effect, interval, n and the smallest effect to be seen.
+
+    Example: `cai claims runs/demo`
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from harness import store
+    from suites import claims as judged
+
+    _must_hold_results(run)
+    verdicts = judged.judge(run / "results")
+    store.write_table(run / "results" / "claims.parquet", verdicts)
+    if as_json:
+        typer.echo(verdicts.to_json(orient="records", indent=2))
+        return
+    colours = {"reproduced": "green", "contradicted": "red", "underpowered": "yellow", "not measured": "dim"}
+    table = Table("claim", "statement", "verdict", "effect [95 %]", "n", "smallest effect", "test")
+    for row in verdicts.to_dict("records"):
+        measured = row["verdict"] != "not measured"
+        effect = f"{row['effect']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]" if measured else str(row["note"])
+        mde = f"{row['mde']:.3g}" if measured else ""
+        n = str(int(row["n"])) if measured else ""
+        colour = colours[row["verdict"]]
+        table.add_row(
+            str(row["id"]), row["statement"], f"[{colour}]{row['verdict']}[/]", effect, n, mde, str(row["test"])
+        )
+    Console().print(table)
+
+
+def dashboard(
+    runs: Annotated[Path, typer.Argument(metavar="[RUNS_DIR]", help="A run's folder, or a folder of runs.")] = Path(
+        "runs"
+    ),
+    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8501,
+    host: Annotated[str, typer.Option(help="The address to bind to; the default is this machine alone.")] = "127.0.0.1",
+) -> None:
+    """Open the Streamlit dashboard on a run or a folder of runs.
+
+    Example: `cai dashboard runs`
+    """
+    import importlib.util
+    import os
+    import subprocess
+    import sys
+
+    from harness.errors import UserError
+
+    if importlib.util.find_spec("streamlit") is None:
+        raise UserError("streamlit is not installed; run `pip install 'cai-harness[dashboard]'`")
+    if not runs.exists():
+        raise UserError(f"{runs}: no such folder; make a run with `cai run experiments/demo.yaml`")
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-m", "streamlit", "run", str(root / "reports" / "app.py"), "--server.port", str(port)]
+    command += ["--server.address", host, "--server.headless", "true", "--browser.gatherUsageStats", "false"]
+    raise typer.Exit(subprocess.run(command, env=os.environ | {"CAI_RUNS_DIR": str(runs.resolve())}).returncode)
+
+
+def _must_hold_results(run: Path) -> None:
+    from harness.errors import UserError
+
+    if not (run / "results").is_dir():
+        raise UserError(f"{run}: no results here; give a folder that `cai run` or `cai eval --out` wrote")

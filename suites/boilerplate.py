@@ -36,7 +36,7 @@ from scipy import sparse
 
 from suites.near_duplicates import leader_clusters, near_pairs
 
-_SENTENCE_END = r"[.!?…]+[\"')\]”’*]*\s+|[.!?…]+[\"')\]”’*]*$|\s*\n\s*|;\s+|\s+[-–—]+\s+"
+_SENTENCE_END = r"[.!?…]+[\"')\]\x{201D}\x{2019}*]*\s+|[.!?…]+[\"')\]\x{201D}\x{2019}*]*$|\s*\n\s*|;\s+|\s+[-\x{2013}\x{2014}]+\s+"
 _NOT_WORD = r"[^\p{L}\p{N}\p{M}']+"
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _GROWN = 500  # n-grams, most frequent first, that are grown into the phrases listed
@@ -116,7 +116,7 @@ class Encoded:
 
 def encode(texts: Sequence[str]) -> Encoded:
     """Split texts into sentences and lower-case words; vectorised in Arrow, since texts come by the hundred thousand."""
-    column = pa.array([text.replace("’", "'") for text in texts], type=pa.large_string())
+    column = pa.array([text.replace("\u2019", "'") for text in texts], type=pa.large_string())
     by_text = pc.split_pattern_regex(column, _SENTENCE_END)
     surface = by_text.flatten()
     by_sentence = pc.split_pattern_regex(pc.utf8_lower(surface), _NOT_WORD)

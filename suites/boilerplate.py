@@ -7,11 +7,11 @@ the words, such text gives itself away by recurring where the prompts have nothi
 - sentence: a cluster of sentences of at least four words whose word sets have Jaccard similarity >= 0.7 with the
   cluster's leader.
 
-Either is boilerplate when it occurs for at least k different prompts. Samples of one prompt count once; prompts that are
-near-duplicates (last human turn, same 0.7) count as one prompt; words taken from the response's own prompt do not
-count. k is 3, or more where chance asks for it: k is the number of prompts that a phrase used 100 times in a million
-words, whatever the prompt, would reach. That rate was fixed on other text: in 9,478 assistant turns of
-HH-RLHF and AlpacaEval (0.58 million words) no five words in a row but "as an AI language model" were more frequent.
+Either is boilerplate when it occurs for at least k different prompts. Samples of one prompt count once; prompts that
+are near-duplicates (last human turn, same 0.7) count as one prompt; words taken from the response's own prompt do
+not count. k is 3, or more where chance asks for it: k is the number of prompts that a phrase used 100 times in a
+million words, whatever the prompt, would reach. That rate was fixed on other text: in 9,478 assistant turns of HH-RLHF
+and AlpacaEval (0.58 million words) no five words in a row but "as an AI language model" were more frequent.
 So k grows with the corpus, and more or longer answers do not make boilerplate by themselves.
 
 A response holds boilerplate when one of its phrases occurs for k - 1 *other* prompts, so its own prompt is no
@@ -26,19 +26,15 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-from scipy import sparse
 
 from suites.near_duplicates import leader_clusters, near_pairs
+from suites.words import HASH_MULTIPLIER, Encoded, encode, word_sets
 
-_SENTENCE_END = r"[.!?…]+[\"')\]\x{201D}\x{2019}*]*\s+|[.!?…]+[\"')\]\x{201D}\x{2019}*]*$|\s*\n\s*|;\s+|\s+[-\x{2013}\x{2014}]+\s+"
-_NOT_WORD = r"[^\p{L}\p{N}\p{M}']+"
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_SENTENCE = re.compile(r".+?(?:[.!?\u2026]+[\"')\]\u201d\u2019*]*(?=\s)|$|(?=\n))\s*", re.DOTALL)
 _GROWN = 500  # n-grams, most frequent first, that are grown into the phrases listed
 _LONGEST = 20  # words of a listed template
 _SHARE = 0.8  # a longer phrase is listed in place of its part when it keeps this share of the part's prompts
@@ -65,7 +61,7 @@ class Mined:
     """held (N,) bool: the response holds boilerplate; coverage (N,): the share of its words that is boilerplate.
 
     phrases: one row a phrase, most widespread first: phrase, kind ("sentence" or "template"), words, prompts
-    (distinct), responses, share (of all responses), sentence (a sentence as written that holds it), example_prompts.
+    (distinct), responses, share (of all responses), sentence (a sentence as written that holds it), example_prompt.
     k: distinct prompts that a phrase needed.
     """
 
@@ -75,79 +71,7 @@ class Mined:
     k: int
 
 
-# ---------------------------------------------------------------- text as arrays
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Texts as flat arrays of words. word, sentence (T,): vocabulary code and sentence of each word, in order;
-    document (S,): text of each sentence; surface: the S sentences as written; vocabulary with hashes of its content."""
-
-    word: np.ndarray
-    sentence: np.ndarray
-    document: np.ndarray
-    surface: pa.Array
-    vocabulary: list[str]
-    hashes: np.ndarray
-    n_documents: int
-
-    def ngrams(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """(positions, hashes) of all runs of n words inside a sentence."""
-        stop = max(0, len(self.word) - n + 1)
-        positions = np.flatnonzero(self.sentence[:stop] == self.sentence[n - 1 : n - 1 + stop])
-        hashed = np.zeros(len(positions), dtype=np.uint64)
-        for offset in range(n):
-            hashed = hashed * _MULTIPLIER + self.hashes[self.word[positions + offset]]
-        return positions, hashed
-
-    @cached_property
-    def starts(self) -> np.ndarray:
-        """First word of each sentence, and the end: (S + 1,)."""
-        return np.searchsorted(self.sentence, np.arange(len(self.document) + 1))
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Words in each text."""
-        return np.bincount(self.document[self.sentence], minlength=self.n_documents)
-
-    def words_at(self, position: int, n: int) -> str:
-        return " ".join(self.vocabulary[code] for code in self.word[position : position + n])
-
-
-def encode(texts: Sequence[str]) -> Encoded:
-    """Split texts into sentences and lower-case words; vectorised in Arrow, since texts come by the hundred thousand."""
-    column = pa.array([text.replace("\u2019", "'") for text in texts], type=pa.large_string())
-    by_text = pc.split_pattern_regex(column, _SENTENCE_END)
-    surface = by_text.flatten()
-    by_sentence = pc.split_pattern_regex(pc.utf8_lower(surface), _NOT_WORD)
-    tokens = by_sentence.flatten().dictionary_encode()
-    stripped = np.array([word.strip("'") for word in tokens.dictionary.to_pylist()], dtype=object)
-    renumber, vocabulary = pd.factorize(stripped)
-    word = renumber[tokens.indices.to_numpy()]
-    sentence = np.repeat(np.arange(len(surface)), pc.list_value_length(by_sentence).to_numpy())
-    real = (stripped != "")[tokens.indices.to_numpy()]
-    return Encoded(
-        word=word[real],
-        sentence=sentence[real],
-        document=np.repeat(np.arange(len(texts)), pc.list_value_length(by_text).to_numpy()),
-        surface=surface,
-        vocabulary=list(vocabulary),
-        hashes=pd.util.hash_array(np.asarray(vocabulary, dtype=object)),
-        n_documents=len(texts),
-    )
-
-
-def word_sets(text: Encoded, sentences: np.ndarray) -> sparse.csr_matrix:
-    """Zeros and ones, (len(sentences), vocabulary): the words of each of those sentences."""
-    lengths = text.starts[sentences + 1] - text.starts[sentences]
-    row_ends = np.concatenate([[0], np.cumsum(lengths)])
-    at = np.arange(row_ends[-1]) + np.repeat(text.starts[sentences] - row_ends[:-1], lengths)
-    matrix = sparse.csr_matrix(
-        (np.ones(len(at), dtype=np.int32), text.word[at], row_ends), shape=(len(sentences), len(text.vocabulary))
-    )
-    matrix.sum_duplicates()
-    matrix.data[:] = 1
-    return matrix
+# ---------------------------------------------------------------- prompts
 
 
 def last_turn(prompt: str) -> str:
@@ -168,6 +92,19 @@ def prompt_families(prompts: Sequence[str], similarity: float = 0.7) -> np.ndarr
     leader[spoken] = spoken[leader_clusters(len(spoken), pairs)]
     number = dict(zip(unique, leader.tolist(), strict=True))
     return np.array([number[turn] for turn in turns])
+
+
+def without(response: str, phrase: str, similarity: float = 0.7) -> str:
+    """The response without the sentences that hold the phrase (in its mined form) or nearly equal it."""
+    wanted = set(phrase.split())
+    parts = _SENTENCE.findall(response)
+    kept = []
+    for part in parts:
+        words = [w.strip("'") for w in re.findall(r"[\w']+", part.lower().replace("\u2019", "'"))]
+        near = len(wanted & set(words)) >= similarity * len(wanted | set(words))
+        if not (near or f" {phrase} " in f" {' '.join(words)} "):
+            kept.append(part)
+    return "".join(kept).strip()
 
 
 # ---------------------------------------------------------------- who shares what
@@ -205,7 +142,7 @@ def _support(items: np.ndarray, families: np.ndarray, counted: np.ndarray) -> tu
 
 
 def _frequent(hashed: np.ndarray, least: int) -> np.ndarray:
-    """Occurrences whose hash may occur `least` times (Park, Chen and Yu 1995: counts in hashed buckets drop the rest)."""
+    """Occurrences whose hash may occur `least` times; counts in hashed buckets drop the rest (Park et al. 1995)."""
     bucket = (hashed >> np.uint64(40)).astype(np.int64)
     return np.flatnonzero(np.bincount(bucket, minlength=1 << 24)[bucket] >= least)
 
@@ -326,7 +263,7 @@ class _Miner:
             # A run grows where the run of the same length one word later is wide as well, in the same sentence.
             grows = np.isin(at + 1, at) & (text.sentence[at] == text.sentence[np.minimum(at + n, len(text.word) - 1)])
             at, grams = (at[grows], grams[grows]) if n < _LONGEST else (at[:0], grams[:0])
-            grams = grams * _MULTIPLIER + text.hashes[text.word[np.minimum(at + n, len(text.word) - 1)]]
+            grams = grams * HASH_MULTIPLIER + text.hashes[text.word[np.minimum(at + n, len(text.word) - 1)]]
             n += 1
         return candidates
 
@@ -354,8 +291,7 @@ class _Miner:
         else:  # the shortest sentence around a template has least to do with its prompt
             surfaces = self.text.surface.take(pa.array(np.unique(candidate.sentences))).to_pylist()
             written = min(surfaces, key=lambda s: (len(s), s))
-        held_for = sorted({last_turn(prompts[code]) for code in self.prompt_code[documents]}, key=lambda p: (len(p), p))
-        shown = " / ".join(" ".join(p.split())[:80] for p in held_for[:3])
+        shown = min((last_turn(prompts[code]) for code in self.prompt_code[documents]), key=lambda p: (len(p), p))
         n = len(candidate.phrase.split())
         share = len(documents) / self.text.n_documents
         return [
@@ -388,7 +324,7 @@ def _distinct(candidates: list[_Candidate], listed: int) -> list[_Candidate]:
         (set(c.phrase.split()), f" {c.phrase} ", c)
         for c in sorted(candidates, key=lambda c: (-c.prompts, -len(c.phrase), c.phrase, c.kind))
     ]
-    chosen = []
+    chosen: list[_Candidate] = []
     while remaining and len(chosen) < listed:
         _, part, widest = remaining[0]
         enough = _SHARE * widest.prompts
@@ -403,6 +339,6 @@ def _distinct(candidates: list[_Candidate], listed: int) -> list[_Candidate]:
 
 
 def _phrase_frame(rows: list[list[object]]) -> pd.DataFrame:
-    columns = ["phrase", "kind", "words", "prompts", "responses", "share", "sentence", "example_prompts"]
+    columns = ["phrase", "kind", "words", "prompts", "responses", "share", "sentence", "example_prompt"]
     types = {"words": "int64", "prompts": "int64", "responses": "int64", "share": "float64"}
     return pd.DataFrame(rows, columns=columns).astype(types)

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from harness import chat, models, stats
 from harness.experiment import Lora, Rl, Scale
 from harness.stages import Progress
-from pipelines import ppo, trainer
+from pipelines import trainer
 
 
 def snapshot_steps(updates: int, snapshots: int) -> tuple[int, ...]:
@@ -40,6 +40,8 @@ def train(
     progress: Progress,
 ) -> pd.DataFrame:
     """RL from `start` against `pm` by PPO or RLOO; the log (step, reward, kl, ...)."""
+    from pipelines import ppo
+
     policy, tokenizer = _policy(start, lora, seed)
     if settings.algorithm == "rloo":
         return _rloo(policy, tokenizer, prompts, pm, out, settings, scale, arm, seed, report_to, progress)

@@ -1,6 +1,7 @@
 """The stages' functions: each reads its inputs' artefacts, calls one method, and writes its own artefacts.
 
-The methods are imported where they are called, so that a plan loads no torch. Artefacts: `model/` a checkpoint, `snapshots/step-*/` checkpoints along RL, `*.parquet` tables, `*.json` numbers.
+The methods are imported where they are called, so that a plan loads no torch. Artefacts: `model/` a checkpoint,
+`snapshots/step-*/` checkpoints along RL, `*.parquet` tables, `*.json` numbers.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def arguments(folder: Path, *, seed: int, report_to: str, steps: int) -> dict[st
         "logging_steps": 1,
         "report_to": report_to,
         "bf16": on_gpu,
-        "gradient_checkpointing": False,
+        "activation_checkpointing": False,
         "disable_tqdm": True,
         "dataloader_pin_memory": on_gpu,
         "lr_scheduler_type": "constant",

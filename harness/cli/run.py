@@ -35,6 +35,7 @@ def run(experiment_file: File, out: Out = None) -> None:
     todo = [item for item in planned if item.status != "done"]
     console.print(f"[bold]{experiment.name}[/]: {len(planned) - len(todo)} of {len(planned)} stages done, in {folder}")
     if todo:
+        quiet()
         with Bars(console) as bars:
             stages.execute(targets, folder, seed=experiment.seed, progress=bars)
     report = folder / "report" / "index.html"
@@ -64,6 +65,22 @@ def plan(experiment_file: File, out: Out = None) -> None:
         needs = ", ".join(upstream.name for upstream in item.stage.inputs.values())
         table.add_row(item.stage.name, f"[{colours[item.status]}]{item.status}[/]", needs, item.key[:8])
     Console().print(table)
+
+
+def quiet() -> None:
+    """Silence the libraries' own bars and deprecation notes: the run has its own progress, errors still show."""
+    import logging
+    import warnings
+
+    import datasets
+    from transformers.utils import logging as hf_logging
+
+    warnings.filterwarnings("ignore")
+    datasets.disable_progress_bars()
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
+    for name in ("trl", "accelerate", "peft", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _targets(file: Path) -> tuple[Experiment, list[Stage]]:

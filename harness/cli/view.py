@@ -25,7 +25,7 @@ def report(run: RunFolder) -> None:
 
 
 def claims(run: RunFolder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON rows.")] = False) -> None:
-    """Judge the paper's 16 claims on a run's own data, each with effect, interval, n and the smallest effect to be seen.
+    """Judge the paper's 16 claims on a run's own data, with effect, interval, n and the smallest effect to be seen.
 
     Example: `cai claims runs/demo`
     """

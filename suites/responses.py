@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from harness import chat
@@ -62,7 +63,10 @@ def load_chains(path: str | Path) -> pd.DataFrame:
     From the paper's SLMADISON files, or a Parquet, JSONL or CSV file with prompt, revision and response (arm, sample,
     principle, critique, mode and n_principles where known). Raises UserError as `load_responses`.
     """
-    return pd.concat([_chains_of(file) for file in find_files([path], "chains.parquet")], ignore_index=True)
+    parts = [chains for file in find_files([path], "chains.parquet") if (chains := _chains_of(file)) is not None]
+    if not parts:
+        raise UserError(f"{path}: no critique-revision chains here, only single answers; give the SLMADISON files")
+    return pd.concat(parts, ignore_index=True)
 
 
 def find_files(paths: Sequence[str | Path], run_table: str = "responses.parquet") -> list[Path]:
@@ -214,9 +218,14 @@ def strip_leftover(text: str) -> str:
     return text.strip()
 
 
-def _chains_of(path: Path) -> pd.DataFrame:
-    if path.suffix == ".jsonl" and "cst" in (rows := _json_rows(path))[0]:
-        return _paper_chains(rows, path)
+def _chains_of(path: Path) -> pd.DataFrame | None:
+    """A file's chains; None for one of the paper's files of single answers, which stand in the same folder."""
+    if path.suffix == ".jsonl":
+        rows = _json_rows(path)
+        if "cst" in rows[0]:
+            return _paper_chains(rows, path)
+        if "sampled_answers" in rows[0]:
+            return None
     table = _typed(_records(path), path, ("prompt", "response", "revision")).drop(columns=["step", "_stem_arm"])
     table["revision"] = _whole(table["revision"], f"{path}: column 'revision'").astype("int64")
     table["sample"] = table["sample"].fillna(0).astype("int64")
@@ -313,5 +322,5 @@ def _refuse_duplicates(table: pd.DataFrame) -> None:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    text = repr(value.item() if isinstance(value, np.generic) else value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -123,6 +123,8 @@ def test_the_papers_chains() -> None:
     chains = load_chains(PAPER)
     assert list(chains.columns[: len(CHAIN_COLUMNS)]) == CHAIN_COLUMNS
     assert len(chains) == 26 * 5
+    with pytest.raises(UserError, match="no critique-revision chains"):
+        load_chains(PAPER / "LAMDA_HHRLHF.jsonl")
     assert chains.groupby("prompt")["revision"].apply(list).map(lambda r: r == [0, 1, 2, 3, 4]).all()
     assert chains["principle"].isna().equals(chains["revision"] == 0)
     assert chains.loc[chains["revision"] > 0, "principle"].str.fullmatch(r"harmful\d+").all()
@@ -135,8 +137,8 @@ def test_the_papers_chains() -> None:
     st.text(max_size=40), st.sampled_from(["\n\nHuman:", "\nHuman:", "\n\nHuman", " Human:\n\n-----", "\n\n------\n"])
 )
 def test_only_the_end_is_stripped(text: str, leftover: str) -> None:
-    body = f"{text.strip()} and so on."
-    assert strip_leftover(f" {body}{leftover}") == body.strip()
+    body = f"{text} and so on.".strip()
+    assert strip_leftover(f" {body}{leftover}") == body
     assert strip_leftover(f"{body}\n\nHuman: What else?") == f"{body}\n\nHuman: What else?"
 
 

@@ -1,0 +1,444 @@
+"""PPO of a language model against a scorer (Bai et al. 2022, section 4; TRL kept no PPO after 1.12).
+
+One update: sample answers, score them, penalise each token by its KL to the reference, and take clipped PPO steps
+on the very ids that were sampled. The reference is the policy at the start: with LoRA the same weights with the
+adapter off, otherwise a frozen copy. The value head is linear, on the policy's own last hidden state.
+
+Every random draw is a function of (seed, update), so a killed run goes on from `out/checkpoint/state.pt` and, on a
+CPU, ends with the same bits. One process and one device; models run in eval mode, so that the ratio of the first
+step is 1 (dropout would move it).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
+from torch import Tensor, nn
+
+from harness import chat, generation, models
+from harness.errors import UserError
+from pipelines import ppo_math
+
+Scorer = Callable[[Sequence[str], Sequence[str]], np.ndarray]
+_MAY_CHANGE = {"updates", "checkpoint_every", "snapshot_steps", "report_to"}  # of a config, between kill and resume
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Settings of a run. An optimiser step reads minibatch_size x gradient_accumulation rollouts."""
+
+    updates: int
+    rollouts_per_update: int
+    minibatch_size: int
+    epochs: int
+    max_new_tokens: int
+    learning_rate: float
+    kl_coef: float
+    kl_target: float | None = None  # nats a sequence; when set, kl_coef adapts to hold the KL there
+    temperature: float = 1.0
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2
+    value_clip_range: float = 0.2
+    value_coef: float = 0.1
+    max_grad_norm: float = 1.0
+    whiten_advantages: bool = True
+    missing_eos_penalty: float = 0.0
+    gradient_accumulation: int = 1
+    checkpoint_every: int = 1
+    snapshot_steps: tuple[int, ...] = ()
+    seed: int = 0
+    mixed_precision: Literal["no", "bf16"] = "no"
+    report_to: str | None = None
+    rollout_batch_size: int = 64  # answers sampled at once
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "rollouts_per_update", "minibatch_size", "epochs", "max_new_tokens", "temperature"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"PPOConfig.{name}: {getattr(self, name)} is not positive; give at least 1")
+
+
+@dataclass
+class Batch:
+    """Rows of prompt (padded left) and response (padded right); `mask` (rows, tokens) is 1 on response tokens."""
+
+    ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    response: Tensor
+    mask: Tensor
+
+
+@dataclass
+class Rollouts:
+    """Sampled answers with what was known of them before the update; tensors are (rows, tokens)."""
+
+    prompts: list[list[int]]
+    responses: list[list[int]]
+    scores: np.ndarray
+    ended: np.ndarray
+    mask: Tensor
+    logp: Tensor
+    ref_logp: Tensor
+    values: Tensor
+    entropy: Tensor
+    advantages: Tensor = field(default_factory=lambda: torch.empty(0))
+    returns: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+class ActorCritic(nn.Module):
+    """A policy and its value head; both read response positions only (the vocabulary is wide)."""
+
+    def __init__(self, policy: Any, temperature: float):
+        super().__init__()
+        self.policy, self.temperature = policy, temperature
+        self.value = nn.Linear(policy.config.get_text_config().hidden_size, 1)
+        nn.init.zeros_(self.value.weight)
+        nn.init.zeros_(self.value.bias)
+
+    def forward(self, batch: Batch, adapter_names: list[str] | None = None) -> tuple[Tensor, Tensor]:
+        """(logits at the sampling temperature, values): at the states in which each response token was chosen."""
+        logits, hidden = response_logits(self.policy, batch, adapter_names)
+        return logits / self.temperature, self.value(hidden.to(self.value.weight.dtype)).squeeze(-1).float()
+
+
+def response_logits(policy: Any, batch: Batch, adapter_names: list[str] | None = None) -> tuple[Tensor, Tensor]:
+    """(logits (rows, tokens, vocabulary) in float32, last hidden states), from which response tokens were drawn.
+
+    The hidden states are what the output layer reads, taken there, so that every model's own last steps (norm,
+    scaling, capping of logits) stay in force.
+    """
+    width = batch.response.shape[1]
+    start = batch.ids.shape[1] - width - 1
+    seen: list[Tensor] = []
+    hook = policy.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        logits = policy(
+            input_ids=batch.ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            logits_to_keep=torch.arange(start, start + width, device=batch.ids.device),
+            use_cache=False,
+            **({"adapter_names": adapter_names} if adapter_names else {}),
+        ).logits
+    finally:
+        hook.remove()
+    return logits.float(), seen[0]
+
+
+def collate(prompts: Sequence[list[int]], responses: Sequence[list[int]], pad_id: int, device: Any) -> Batch:
+    """A batch whose masks come from the lengths, never from token ids: an end of turn is no padding."""
+    left, right = max(map(len, prompts)), max(map(len, responses))
+    ids = torch.full((len(prompts), left + right), pad_id)
+    attention = torch.zeros_like(ids)
+    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        ids[i, left - len(prompt) : left + len(response)] = torch.tensor(prompt + response)
+        attention[i, left - len(prompt) : left + len(response)] = 1
+    ids, attention = ids.to(device), attention.to(device)
+    positions = (attention.cumsum(1) - 1).clamp(min=0)
+    return Batch(ids, attention, positions, ids[:, left:], attention[:, left:].float())
+
+
+def train(
+    policy: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    scorer: Scorer,
+    config: PPOConfig,
+    out: Path,
+    *,
+    on_update: Callable[[dict[str, Any]], None] = lambda row: None,
+    model_card: str = "",
+) -> pd.DataFrame:
+    """Train `policy` (a PeftModel or a plain causal model); leave `out/model/` and `out/snapshots/step-*/`.
+
+    Returns the log, one row an update (KL in nats a sequence); `.attrs["tokens"]` counts tokens read and written.
+    `model_card` is a format string with {step}. Goes on from `out/checkpoint/` where a killed run left one.
+    Raises UserError for a reward or loss that is not finite, and for a checkpoint of another run.
+    """
+    return _Run(policy, tokenizer, prompts, scorer, config, out).train(on_update, model_card)
+
+
+class _Run:
+    """The state of one training run."""
+
+    def __init__(
+        self, policy: Any, tokenizer: Any, prompts: Sequence[str], scorer: Scorer, config: PPOConfig, out: Path
+    ):
+        if not prompts:
+            raise UserError("PPO: no prompts to train on; give at least one")
+        self.config, self.tokenizer, self.scorer, self.out = config, tokenizer, scorer, out
+        self.prompts = list(prompts)
+        self.prompt_ids = [chat.encode_prompt(tokenizer, prompt) for prompt in self.prompts]
+        self.accelerator = _accelerator(config, out)
+        self.policy = policy.eval()
+        self.adapter = policy.active_adapter if hasattr(policy, "peft_config") else None
+        self.reference = None if self.adapter else copy.deepcopy(policy).requires_grad_(False)
+        model = ActorCritic(self.policy, config.temperature)
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(self.trained, lr=config.learning_rate, weight_decay=0.0)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        if self.reference is not None:
+            self.reference.to(self.accelerator.device)
+        self.kl_coef, self.tokens = config.kl_coef, 0
+        self.log: list[dict[str, Any]] = []
+
+    def train(self, on_update: Callable[[dict[str, Any]], None], model_card: str) -> pd.DataFrame:
+        config = self.config
+        self.restore()
+        for update in range(len(self.log) + 1, config.updates + 1):
+            self.log.append(self.update(update))
+            self.accelerator.log({k: v for k, v in self.log[-1].items() if k != "step"}, step=update)
+            if update in config.snapshot_steps:
+                folder = self.out / "snapshots" / f"step-{update:06d}"
+                models.save(self.policy, self.tokenizer, folder)
+                (folder / "README.md").write_text(model_card.format(step=update), encoding="utf-8")
+            if update % config.checkpoint_every == 0 or update == config.updates:
+                self.checkpoint()
+            on_update(self.log[-1])
+        self.accelerator.end_training()
+        models.save(self.policy.merge_and_unload() if self.adapter else self.policy, self.tokenizer, self.out / "model")
+        shutil.rmtree(self.out / "checkpoint", ignore_errors=True)
+        log = pd.DataFrame(self.log)
+        log.attrs["tokens"] = self.tokens
+        return log
+
+    def update(self, update: int) -> dict[str, Any]:
+        """Sample, score, and optimise once; the update's row of the log."""
+        began, config = time.perf_counter(), self.config
+        rollouts = self.rollout(update)
+        scores = rollouts.scores - config.missing_eos_penalty * ~rollouts.ended
+        rewards = ppo_math.token_rewards(
+            torch.tensor(scores, device=rollouts.logp.device),
+            rollouts.logp,
+            rollouts.ref_logp,
+            rollouts.mask,
+            self.kl_coef,
+        )
+        rollouts.advantages, rollouts.returns = ppo_math.gae(
+            rewards, rollouts.values, rollouts.mask, config.gamma, config.gae_lambda
+        )
+        if config.whiten_advantages:
+            rollouts.advantages = ppo_math.whiten(rollouts.advantages, rollouts.mask)
+        losses = self.optimise(rollouts, update)
+        kl = float(((rollouts.logp - rollouts.ref_logp) * rollouts.mask).sum(1).mean())
+        row = {
+            "step": update,
+            "reward": float(rollouts.scores.mean()),
+            "kl": kl,
+            "entropy": float(ppo_math.masked_mean(rollouts.entropy, rollouts.mask)),
+            **losses,
+            "length": float(rollouts.mask.sum(1).mean()),
+            "kl_coef": self.kl_coef,
+            "ended_fraction": float(rollouts.ended.mean()),
+            "seconds": time.perf_counter() - began,
+        }
+        if config.kl_target is not None:
+            self.kl_coef = ppo_math.adapt(self.kl_coef, kl, config.kl_target)
+        return row
+
+    def rollout(self, update: int) -> Rollouts:
+        """Answers to this update's prompts, their scores, and the log-probabilities and values of their tokens."""
+        config = self.config
+        index = prompt_indices(len(self.prompts), config.rollouts_per_update, update, config.seed)
+        ids = [self.prompt_ids[i] for i in index]
+        stop = chat.stop_ids(self.tokenizer)
+        responses: list[list[int]] = [[] for _ in ids]
+        with self.accelerator.autocast():
+            for rows in generation.batches([len(row) for row in ids], config.rollout_batch_size):
+                answers = generation.decode(
+                    self.policy,
+                    [ids[i] for i in rows],
+                    max_new_tokens=config.max_new_tokens,
+                    temperature=config.temperature,
+                    keys=[f"{update}/{i}" for i in rows],
+                    seed=config.seed,
+                    eos_ids=stop,
+                    pad_id=self.tokenizer.pad_token_id,
+                )
+                for i, answer in zip(rows, answers, strict=True):
+                    responses[i] = answer
+        texts = [chat.clean(self.tokenizer.decode(row, skip_special_tokens=True)) for row in responses]
+        scores = np.asarray(self.scorer([self.prompts[i] for i in index], texts), dtype=np.float64)
+        if scores.shape != (len(texts),) or not np.isfinite(scores).all():
+            raise UserError(
+                f"PPO update {update}: the scorer did not give one finite reward for each response; "
+                "check the preference model, or try a lower learning rate"
+            )
+        self.tokens += sum(map(len, ids)) + sum(map(len, responses))
+        parts = [self.read(rows, ids, responses) for rows in _chunks(range(len(ids)), config.minibatch_size)]
+        width = max(map(len, responses))
+        stacked = [torch.cat([_widen(part[k], width) for part in parts]) for k in range(5)]
+        ended = np.array([row[-1] in stop for row in responses])
+        return Rollouts(ids, responses, scores, ended, *stacked)
+
+    @torch.no_grad()
+    def read(
+        self, rows: Sequence[int], prompts: Sequence[list[int]], responses: Sequence[list[int]]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """(mask, log pi_old, log pi_ref, values, entropies) of some rollouts; with LoRA in one forward."""
+        batch = self.batch(rows, prompts, responses)
+        n = len(rows)
+        if self.adapter:
+            double = Batch(*(torch.cat([x, x]) for x in vars(batch).values()))
+            logits, values = self.model(double, ["__base__"] * n + [self.adapter] * n)
+            ref_logits, logits, values = logits[:n], logits[n:], values[n:]
+        else:
+            logits, values = self.model(batch)
+            with self.accelerator.autocast():
+                ref_logits = response_logits(self.reference, batch)[0] / self.config.temperature
+        logp, ref_logp = (ppo_math.token_logprobs(x, batch.response) for x in (logits, ref_logits))
+        return batch.mask, logp * batch.mask, ref_logp * batch.mask, values * batch.mask, ppo_math.entropies(logits)
+
+    def batch(self, rows: Sequence[int], prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> Batch:
+        return collate(
+            [prompts[i] for i in rows],
+            [responses[i] for i in rows],
+            self.tokenizer.pad_token_id,
+            self.accelerator.device,
+        )
+
+    def optimise(self, rollouts: Rollouts, update: int) -> dict[str, float]:
+        """The epochs of clipped steps; means over tokens of what was seen on the way.
+
+        A step's loss is the mean over all of its tokens, so accumulation equals one large minibatch.
+        """
+        config = self.config
+        sums = dict.fromkeys(("clip_fraction", "value_loss", "policy_loss"), 0.0)
+        for epoch in range(config.epochs):
+            order = np.random.default_rng([config.seed, update, epoch]).permutation(len(rollouts.responses))
+            for step in _chunks(order.tolist(), config.minibatch_size * config.gradient_accumulation):
+                micro = list(_chunks(step, config.minibatch_size))
+                n_tokens = rollouts.mask[step].sum()
+                for k, rows in enumerate(micro):
+                    last = k == len(micro) - 1
+                    with nullcontext() if last else self.accelerator.no_sync(self.model):
+                        seen = self.losses(rollouts, rows)
+                        loss = (seen["policy_loss"] + config.value_coef * seen["value_loss"]) / n_tokens
+                        if not torch.isfinite(loss):
+                            raise UserError(
+                                f"PPO update {update}: the loss is {float(loss)}; try a lower learning rate"
+                            )
+                        self.accelerator.backward(loss)
+                    for name in sums:
+                        sums[name] += float(seen[name])
+                norm = self.accelerator.clip_grad_norm_(self.trained, config.max_grad_norm)
+                if not torch.isfinite(norm):
+                    raise UserError(f"PPO update {update}: the gradient is not finite; try a lower learning rate")
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        n_seen = float(rollouts.mask.sum()) * config.epochs
+        return {name: value / n_seen for name, value in sums.items()}
+
+    def losses(self, rollouts: Rollouts, rows: list[int]) -> dict[str, Tensor]:
+        """Sums over the tokens of some rollouts."""
+        config = self.config
+        batch = self.batch(rows, rollouts.prompts, rollouts.responses)
+        logits, values = self.model(batch)
+        logp = ppo_math.token_logprobs(logits, batch.response)
+        width = batch.mask.shape[1]
+        old_logp, old_values, advantages, returns = (
+            x[rows, :width] for x in (rollouts.logp, rollouts.values, rollouts.advantages, rollouts.returns)
+        )
+        logp = torch.where(batch.mask > 0, logp, old_logp)  # padding must not overflow the ratio
+        terms = {
+            "clip_fraction": ppo_math.clipped(logp.detach(), old_logp, advantages, config.clip_range),
+            "value_loss": ppo_math.value_losses(values, old_values, returns, config.value_clip_range),
+            "policy_loss": ppo_math.policy_losses(logp, old_logp, advantages, config.clip_range),
+        }
+        return {name: (term * batch.mask).sum() for name, term in terms.items()}
+
+    def checkpoint(self) -> None:
+        """All that the next update depends on, in one file, so that one rename makes it appear whole."""
+        trained = {name: p.detach().cpu() for name, p in self.named()}
+        state = {
+            "identity": self.identity(),
+            "trained": trained,
+            "optimizer": self.optimizer.state_dict(),
+            "kl_coef": self.kl_coef,
+            "tokens": self.tokens,
+            "log": self.log,
+        }
+        file = self.out / "checkpoint" / "state.pt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        with partial.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, file)
+
+    def restore(self) -> None:
+        file = self.out / "checkpoint" / "state.pt"
+        if not file.is_file():
+            return
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        if state["identity"] != self.identity():
+            raise UserError(f"{file}: left by a run with other settings, prompts or weights; delete {file.parent}")
+        with torch.no_grad():
+            for name, parameter in self.named():
+                parameter.copy_(state["trained"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.kl_coef, self.tokens, self.log = state["kl_coef"], state["tokens"], state["log"]
+
+    def named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        model = self.accelerator.unwrap_model(self.model)
+        return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+    def identity(self) -> str:
+        """What must agree between a checkpoint and the run that goes on from it."""
+        settings = {k: v for k, v in asdict(self.config).items() if k not in _MAY_CHANGE}
+        shapes = [(name, tuple(p.shape)) for name, p in self.named()]
+        return hashlib.sha256(repr((settings, self.prompts, shapes)).encode()).hexdigest()
+
+
+def prompt_indices(n_prompts: int, n_rollouts: int, update: int, seed: int) -> list[int]:
+    """The prompts of `update` (from 1): a stretch of an endless row of shuffles, so all come equally often."""
+    start = (update - 1) * n_rollouts
+    shuffles: dict[int, np.ndarray] = {}
+    index = []
+    for place in range(start, start + n_rollouts):
+        epoch, at = divmod(place, n_prompts)
+        if epoch not in shuffles:
+            shuffles[epoch] = np.random.default_rng([seed, epoch]).permutation(n_prompts)
+        index.append(int(shuffles[epoch][at]))
+    return index
+
+
+def _accelerator(config: PPOConfig, out: Path) -> Accelerator:
+    """An Accelerator with its tracker started; a tracker that is not installed is warned of and left out."""
+    tracker = config.report_to
+    if tracker is not None and tracker not in [str(t) for t in get_available_trackers()]:
+        warnings.warn(f"{tracker} is not installed: PPO's log is in the returned table only", stacklevel=4)
+        tracker = None
+    AcceleratorState._reset_state()  # a trainer before us in this process may have set another precision
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, log_with=tracker, project_dir=out / "tracking")
+    if tracker is not None:
+        numbers = {k: v for k, v in asdict(config).items() if isinstance(v, int | float | str)}
+        accelerator.init_trackers("ppo", config=numbers)
+    return accelerator
+
+
+def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])
+
+
+def _widen(x: Tensor, width: int) -> Tensor:
+    return nn.functional.pad(x, (0, width - x.shape[1]))

@@ -20,6 +20,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -48,7 +49,7 @@ def measure(groups: Mapping[str, pd.DataFrame], seed: int = 0) -> tuple[dict[tup
         ordered = in_order(table, seed)
         tokens = [_tokens(response) for response in ordered["response"]]
         prompts = ordered["prompt"].to_numpy(dtype=object)
-        found[name, "length"] = Values(ordered["response"].str.split().str.len().to_numpy(dtype=np.float64), prompts)
+        found[name, "length"] = Values(np.array([float(len(r.split())) for r in ordered["response"]]), prompts)
         if sum(map(len, tokens)) < MIN_WORDS:
             notes.append(f"{name}: diversity not measured: fewer than {MIN_WORDS} words")
         else:
@@ -106,7 +107,7 @@ def _cut(tokens: list[Tokens], prompts: np.ndarray, budget: int) -> dict[str, li
 
 def _distinct_2(texts: Sequence[Sequence[Tokens]]) -> tuple[float, np.ndarray]:
     """distinct-2 of all texts (prompts, responses, words), and without each prompt in turn."""
-    pairs = [Counter(p for words in responses for p in zip(words, words[1:], strict=False)) for responses in texts]
+    pairs = [Counter(p for words in responses for p in pairwise(words)) for responses in texts]
     holders = Counter(pair for counts in pairs for pair in counts)
     total = sum(counts.total() for counts in pairs)
     own = np.array([sum(holders[pair] == 1 for pair in counts) for counts in pairs])

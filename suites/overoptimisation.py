@@ -2,8 +2,8 @@
 
 Gao, Schulman and Hilton (2023) find gold reward along RL to follow d (alpha - beta log d) with d = sqrt(KL). That
 curve plus an intercept is fitted by least squares; it turns at d = exp(alpha / beta - 1). A turn is seen only where it
-lies inside the range measured, and the fall of the fitted curve from there to the last snapshot has its 95 % interval
-above zero; otherwise no turn is seen, which is not to say that none would come.
+lies inside the range measured and the fitted curve's slope at the end, which no choice of a peak has favoured, has its
+95 % interval below zero; otherwise no turn is seen, which is not to say that none would come.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from harness.stats import bootstrap_mean, finite, resample_counts
 MIN_SNAPSHOTS = 5  # three coefficients and a spread
 N_RESAMPLES = 2000
 CURVE = ["arm", "step", "kl", "sqrt_kl", "proxy", "gold", "low", "high", "n"]
-TURNS = ["arm", "turn", "sqrt_kl", "low", "high", "fall", "fall_low", "fall_high", "snapshots", "n"]
+TURNS = ["arm", "turn", "sqrt_kl", "low", "high", "fall", "slope", "slope_low", "slope_high", "snapshots", "n"]
 
 
 def measure(training: pd.DataFrame, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """(curve, turns, notes) from columns arm, step, kl (nats), proxy, gold and optionally prompt.
 
     curve: one row an arm and step; low and high bound gold (over prompts; NaN without them), n counts prompts.
-    turns: one row an arm: turn (seen or not), sqrt_kl of it with interval, the fall of gold from there to the end.
-    With prompts they are resampled; without, the residuals are. Raises UserError for missing columns or non-finite
-    numbers.
+    turns: one row an arm: turn (seen or not), sqrt_kl of the fitted peak with interval, the fall of gold from there to
+    the end, and the slope (gold per sqrt(KL)) at the end with interval. Prompts are resampled where given; without
+    them the noise is taken as normal, estimated from the residuals, and n counts snapshots.
+    Raises UserError for missing columns or non-finite numbers.
     """
     needed = ["arm", "step", "kl", "proxy", "gold"]
     missing = [c for c in needed if c not in training]
@@ -62,19 +63,19 @@ def _turn(curve: pd.DataFrame, table: pd.DataFrame | None, seed: int) -> list[ob
     fit = np.linalg.pinv(basis)
     if table is None:
         fitted = basis @ (fit @ gold)
-        # Residuals of a fit are too small by the three coefficients it spent.
-        residuals = (gold - fitted) * np.sqrt(len(d) / (len(d) - 3))
-        rng = np.random.default_rng(seed)
-        draws = fitted + residuals[rng.integers(0, len(d), size=(N_RESAMPLES, len(d)))]
+        # Student's t in disguise: the residual variance of few snapshots is itself uncertain.
+        rng, spare = np.random.default_rng(seed), len(d) - 3
+        scale = np.sqrt(np.sum((gold - fitted) ** 2) / rng.chisquare(spare, size=(N_RESAMPLES, 1)))
+        draws = fitted + scale * rng.standard_normal((N_RESAMPLES, len(d)))
         n = len(d)
     else:
         draws, n = _resampled_gold(table, seed)
-    at, fall = _peak(fit @ gold, d)
-    ats, falls = _peak(draws @ fit.T, d)
-    low, high = np.quantile(ats, [0.025, 0.975])
-    fall_low, fall_high = np.quantile(falls, [0.025, 0.975])
-    seen = bool(at < d.max() and fall_low > 0 and n > 1)
-    return [seen, *map(float, (at, low, high, fall, fall_low, fall_high)), len(d), n]
+    at, fall, slope = map(float, _peak(fit @ gold, d))
+    ats, _, slopes = _peak(draws @ fit.T, d)
+    low, high = np.quantile(ats, [0.025, 0.975]) if n > 1 else (-np.inf, np.inf)
+    slope_low, slope_high = np.quantile(slopes, [0.025, 0.975]) if n > 1 else (-np.inf, np.inf)
+    seen = bool(d.min() < at < d.max() and slope_high < 0)
+    return [seen, at, float(low), float(high), fall, slope, float(slope_low), float(slope_high), len(d), n]
 
 
 def _resampled_gold(table: pd.DataFrame, seed: int) -> tuple[np.ndarray, int]:
@@ -94,11 +95,15 @@ def _basis(d: np.ndarray) -> np.ndarray:
     return np.stack([np.ones_like(d), d, -d * log], axis=1)
 
 
-def _peak(coefficients: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(the d where the fitted curve is highest within the range measured, its fall from there to the end)."""
+def _peak(coefficients: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(the d in the range measured where the fitted curve is highest, its fall from there to the end, its slope there).
+
+    Read off a grid, so that curves without a peak of their own have theirs at an end of the range.
+    """
     grid = np.linspace(d.min(), d.max(), 400)
     values = coefficients @ _basis(grid).T
-    return grid[values.argmax(axis=-1)], values.max(axis=-1) - values[..., -1]
+    slope = coefficients @ np.array([0.0, 1.0, -1.0 - np.log(d.max())])
+    return grid[values.argmax(axis=-1)], values.max(axis=-1) - values[..., -1], slope
 
 
 def _said(arm: object, turn: dict[str, object]) -> str:
@@ -106,6 +111,6 @@ def _said(arm: object, turn: dict[str, object]) -> str:
     if turn["turn"]:
         return f"{arm}: gold turns down at sqrt(KL) = {turn['sqrt_kl']:.2f} ({span})"
     return (
-        f"{arm}: no turn seen in {turn['snapshots']} snapshots: gold's fall from its highest point to the end is "
-        f"{turn['fall']:.3g} (95 % interval {turn['fall_low']:.3g} to {turn['fall_high']:.3g})"
+        f"{arm}: no turn seen in {turn['snapshots']} snapshots: gold's slope at the end is "
+        f"{turn['slope']:.3g} per sqrt(KL) (95 % interval {turn['slope_low']:.3g} to {turn['slope_high']:.3g})"
     )

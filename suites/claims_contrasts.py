@@ -1,0 +1,65 @@
+"""Contrasts: what a claim speaks of, as weighted sums of means whose prompts are resampled together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from harness.stats import Bootstrap, cluster_codes, finite, resample_counts
+
+RESAMPLES = 2000
+
+
+class NotMeasured(Exception):  # noqa: N818  a state, not a fault
+    """The run says nothing about a claim; the message names what is missing and what would measure it."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One number that a claim speaks of; test and direction where they differ from the claim's own."""
+
+    name: str
+    value: Bootstrap
+    test: str | None = None
+    direction: str | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A mean over rows (values, prompts: (N,)) and its weight in a contrast."""
+
+    weight: float
+    values: pd.Series
+    prompts: pd.Series
+
+    def of_rate(self) -> bool:
+        return bool(self.values.isin([0, 1]).all())
+
+
+def combination(parts: Sequence[Part], seed: int, n_resamples: int = RESAMPLES) -> Bootstrap:
+    """Cluster bootstrap of the sum of weight * mean over `parts`; n is the fewest prompts behind any part.
+
+    A rate seen as exactly 0 or 1 has no spread to resample, though it is not known to be 0 or 1: its share of the
+    draws gets the spread of Agresti and Coull (1998), two successes and two failures added.
+    """
+    prompts = np.concatenate([part.prompts.to_numpy(dtype=object) for part in parts])
+    codes, n = cluster_codes(prompts, len(prompts))
+    columns, at, sizes, unseen, estimate = [], 0, [], 0.0, 0.0
+    for part in parts:
+        values, own = finite(part.values, rows=part.prompts), codes[at : at + len(part.values)]
+        at += len(values)
+        columns += [np.bincount(own, values, n), np.bincount(own, minlength=n)]
+        sizes.append(len(np.unique(own)))
+        estimate += part.weight * float(values.mean())
+        if part.of_rate() and np.ptp(values) == 0:
+            p = 2 / (sizes[-1] + 4)
+            unseen += part.weight**2 * p * (1 - p) / (sizes[-1] + 4)
+    sums = np.concatenate([counts @ np.stack(columns, axis=1) for counts in resample_counts(n, n_resamples, seed)])
+    sums = sums[(sums[:, 1::2] > 0).all(axis=1)]
+    draws = (sums[:, ::2] / sums[:, 1::2]) @ np.array([part.weight for part in parts])
+    if unseen:
+        draws = draws + np.random.default_rng([seed, 1]).normal(0, np.sqrt(unseen), len(draws))
+    return Bootstrap(estimate, draws, min(sizes))

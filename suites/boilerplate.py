@@ -14,8 +14,7 @@ million words, whatever the prompt, would reach. That rate was fixed on other te
 and AlpacaEval (0.58 million words) no five words in a row but "as an AI language model" were more frequent.
 So k grows with the corpus, and more or longer answers do not make boilerplate by themselves.
 
-A response holds boilerplate when one of its phrases occurs for k - 1 *other* prompts, so its own prompt is no
-evidence. Mining is exact for templates; sentence clusters may miss a near pair with probability 0.01
+A response holds boilerplate when it holds such a phrase, k - 1 of whose prompts are then *other* prompts. Mining is exact for templates; sentence clusters may miss a near pair with probability 0.01
 (see `suites.near_duplicates`). Function words, order of rows and names of arms play no part. Words are runs of letters
 and digits, so scripts that put no space between words are not served.
 """
@@ -129,16 +128,11 @@ def _contains(table: np.ndarray, keys: np.ndarray) -> np.ndarray:
     return found
 
 
-def _support(items: np.ndarray, families: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each occurrence of an item (a hash) in a family of prompts: (number of distinct families that hold the item,
-    the same without the occurrence's own). Occurrences that are not `counted` lend no support."""
+def _support(items: np.ndarray, families: np.ndarray) -> np.ndarray:
+    """For each occurrence of an item (a hash): the number of distinct families of prompts that hold the item."""
     unique, code = np.unique(items, return_inverse=True)
-    keys = _pair_keys(items, families)
-    _, first = np.unique(keys[counted], return_index=True)
-    firsts = np.flatnonzero(counted)[first]
-    support = np.bincount(code[firsts], minlength=len(unique))[code]
-    own = _contains(np.sort(keys[firsts]), keys)
-    return support, support - own
+    _, firsts = np.unique(_pair_keys(items, families), return_index=True)
+    return np.bincount(code[firsts], minlength=len(unique))[code]
 
 
 def _frequent(hashed: np.ndarray, least: int) -> np.ndarray:
@@ -156,25 +150,22 @@ def mine(
     rules: Rules | None = None,
     *,
     k: int | None = None,
-    counted: np.ndarray | None = None,
     listed: int = 50,
 ) -> Mined:
     """Mine the responses of one arm (at one step). N prompts for N responses.
 
-    k: distinct prompts needed; by default from `rules`. counted (N,) bool: the responses that lend support, by default
-    all; the others are labelled by what those hold, so that arms of unequal size can be mined at equal size.
+    k: distinct prompts needed; by default from `rules`. listed: phrases described, most widespread first.
     """
     rules = rules or Rules()
     n = len(responses)
     if not n:
         return Mined(np.zeros(0, dtype=bool), np.zeros(0), _phrase_frame([]), k or rules.min_prompts)
-    counted = np.ones(n, dtype=bool) if counted is None else np.asarray(counted)
     prompt_code, unique_prompts = pd.factorize(np.asarray(prompts, dtype=object))
     family = prompt_families(list(unique_prompts), rules.similarity)[prompt_code]
     text, asked = encode(responses), encode(list(unique_prompts))
     if k is None:
-        k = rules.prompts_needed(np.bincount(family, np.where(counted, text.lengths, 0)))
-    miner = _Miner(text, asked, prompt_code, family, counted, rules, k)
+        k = rules.prompts_needed(np.bincount(family, text.lengths))
+    miner = _Miner(text, asked, prompt_code, family, rules, k)
     at, grams, spread = miner.templates()
     sentences, cluster, sentence_spread = miner.sentences()
 
@@ -206,7 +197,6 @@ class _Miner:
     asked: Encoded
     prompt_code: np.ndarray
     family: np.ndarray
-    counted: np.ndarray
     rules: Rules
     k: int
 
@@ -218,8 +208,8 @@ class _Miner:
         new = ~self._asked(self.rules.ngram, at, grams)
         at, grams = at[new], grams[new]
         document = self._document(at)
-        support, others = _support(grams, self.family[document], self.counted[document])
-        held = others >= self.k - 1
+        support = _support(grams, self.family[document])
+        held = support >= self.k
         return at[held], grams[held], support[held]
 
     def sentences(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -235,16 +225,16 @@ class _Miner:
         mixed = _pair_keys(text.hashes[text.word], place)
         sums = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(mixed)])
         hashed = (sums[text.starts[1:]] - sums[text.starts[:-1]])[kept]
-        family, counted = self.family[text.document[kept]], self.counted[text.document[kept]]
-        support, _ = _support(hashed, family, counted)
+        family = self.family[text.document[kept]]
+        support = _support(hashed, family)
         unique, first, code = np.unique(hashed, return_index=True, return_inverse=True)
         order = np.lexsort((unique, -support[first]))
         words = word_sets(text, kept[first[order]])
         rank = np.empty(len(order), dtype=np.int64)
         rank[order] = np.arange(len(order))
         leader = leader_clusters(len(order), near_pairs(words, text.hashes, rules.similarity))[rank[code]]
-        support, others = _support(leader.astype(np.uint64), family, counted)
-        held = others >= self.k - 1
+        support = _support(leader.astype(np.uint64), family)
+        held = support >= self.k
         return kept[held], kept[first[order]][leader[held]], support[held]
 
     def grown(self, at: np.ndarray, grams: np.ndarray, spread: np.ndarray) -> list[_Candidate]:
@@ -252,11 +242,11 @@ class _Miner:
         text, n = self.text, self.rules.ngram
         unique, first = np.unique(grams, return_index=True)
         top = unique[np.lexsort((unique, -spread[first]))[:_GROWN]]
-        chosen = np.isin(grams, top) & self.counted[self._document(at)]
+        chosen = np.isin(grams, top)
         at, grams, candidates = at[chosen], grams[chosen], []
         while len(at):
             document = self._document(at)
-            support, _ = _support(grams, self.family[document], np.ones(len(at), dtype=bool))
+            support = _support(grams, self.family[document])
             wide = support >= self.k
             at, grams, support = at[wide], grams[wide], support[wide]
             candidates += self._templates_listed(at, grams, support, n)

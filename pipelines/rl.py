@@ -40,11 +40,11 @@ def train(
     progress: Progress,
 ) -> pd.DataFrame:
     """RL from `start` against `pm` by PPO or RLOO; the log (step, reward, kl, ...)."""
-    from pipelines import ppo
-
     policy, tokenizer = _policy(start, lora, seed)
     if settings.algorithm == "rloo":
-        return _rloo(policy, tokenizer, prompts, pm, out, settings, scale, arm, seed, report_to, progress)
+        return _rloo(policy, tokenizer, prompts, pm, out, settings, scale, arm, start, seed, report_to, progress)
+    from pipelines import ppo
+
     config = ppo.PPOConfig(
         updates=settings.updates,
         rollouts_per_update=settings.rollouts_per_update,
@@ -116,6 +116,7 @@ def _rloo(
     settings: Rl,
     scale: Scale,
     arm: str,
+    start: str | Path,
     seed: int,
     report_to: str,
     progress: Progress,
@@ -145,7 +146,7 @@ def _rloo(
         train_dataset=Dataset.from_list(rendered),
         processing_class=tokenizer,
     )
-    return _finish(job, tokenizer, out, settings, arm, "start", progress, {"reward": "reward", "kl": "kl"})
+    return _finish(job, tokenizer, out, settings, arm, start, progress, {"reward": "reward", "kl": "kl"})
 
 
 def _policy(start: str | Path, lora: Lora | None, seed: int) -> tuple[Any, Any]:

@@ -1,0 +1,100 @@
+"""Data: the three sources, their splits, and every malformed file."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import SHARED_DATA
+
+from harness import data
+from harness.errors import UserError
+from harness.experiment import Data, Scale
+
+SCALE = Scale(redteam_prompts=20, helpful_prompts=20, heldout_prompts=10, preference_pairs=24, gold_pairs=12)
+
+
+def splits_are_apart(prompts: pd.DataFrame, pairs: pd.DataFrame) -> None:
+    for kind in data.KINDS:
+        asked = prompts[prompts["kind"] == kind]
+        train, heldout = (set(asked.loc[asked["split"] == s, "prompt"]) for s in ("train", "heldout"))
+        assert train
+        assert heldout
+        assert not train & heldout
+        of_kind = pairs[pairs["kind"] == kind]
+        by_split = {s: set(of_kind.loc[of_kind["split"] == s, "prompt"]) for s in ("train", "gold", "heldout")}
+        assert all(by_split.values())
+        assert not by_split["train"] & by_split["gold"]
+        assert not (by_split["train"] | by_split["gold"]) & (by_split["heldout"] | heldout)
+
+
+def test_shipped_data_is_said_to_be_a_stand_in() -> None:
+    prompts, pairs, notes = data.select(Data(), SCALE, 0)
+    splits_are_apart(prompts, pairs)
+    assert all("stand-in" in note for note in notes)
+    assert prompts.groupby(["kind", "split"]).size()["harmless", "train"] == 20
+
+
+def test_real_data_in_hh_layout() -> None:
+    source = Data(hh_rlhf=str(SHARED_DATA / "hh-rlhf"), helpful=str(SHARED_DATA / "helpful-alpacaeval"))
+    prompts, pairs, notes = data.select(source, SCALE, 0)
+    splits_are_apart(prompts, pairs)
+    assert "harmless-base" in notes[0]
+    assert "alpacaeval" in notes[1]
+    again, _, _ = data.select(source, SCALE, 0)
+    pd.testing.assert_frame_equal(prompts, again)
+
+
+def test_without_helpful_base_the_stand_in_is_named() -> None:
+    _, _, notes = data.select(Data(hh_rlhf=str(SHARED_DATA / "hh-rlhf")), SCALE, 0)
+    assert "stand-in" in notes[1]
+
+
+def hh_folder(tmp_path: Path, train: str) -> str:
+    folder = tmp_path / "hh" / "harmless-base"
+    folder.mkdir(parents=True)
+    good = json.dumps({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"})
+    (folder / "test.jsonl").write_text(good)
+    with gzip.open(folder / "train.jsonl.gz", "wt") as file:
+        file.write(train)
+    return str(folder.parent)
+
+
+@pytest.mark.parametrize(
+    ("train", "expected"),
+    [
+        ('{"chosen": "x", "rejected": "y"}\nnot json', "line 2 is not JSON"),
+        ('{"chosen": "x"}', "row 1 lacks text under 'chosen' or 'rejected'"),
+        ('{"chosen": "x", "rejected": "y"}', "no usable preference pair"),
+    ],
+)
+def test_a_malformed_preference_file_names_the_row(tmp_path: Path, train: str, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        data.select(Data(hh_rlhf=hh_folder(tmp_path, train)), SCALE, 0)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (Data(hh_rlhf="/no/such/place"), "not found"),
+        (Data(helpful="/no/such/place"), "not found"),
+        (Data(redteam_prompts="/no/such/file.jsonl"), "prompt file not found"),
+        (Data(hh_rlhf="nobody/no-such-set"), "the hub did not give it"),
+    ],
+)
+def test_missing_sources_are_named(source: Data, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        data.select(source, SCALE, 0)
+
+
+def test_an_empty_prompt_set_and_a_broken_line(tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"prompt": ""}\n')
+    with pytest.raises(UserError, match="prompt set is empty"):
+        data.read_prompts(file)
+    file.write_text('{"prompt": "a"}\n{"prompt": \n')
+    with pytest.raises(UserError, match="line 2 is not JSON"):
+        data.read_prompts(file)

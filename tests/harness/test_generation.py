@@ -1,0 +1,143 @@
+"""Sampling and scoring against plain unbatched forwards of the same model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness import chat, generation, models
+from harness.errors import UserError
+from harness.generation import Generator
+
+PROMPTS = [
+    "Why is the sky blue?",
+    "Tea?",
+    "Write four lines about the sea and the wind that blows over it.",
+    "hello there",
+]
+
+
+@pytest.fixture(scope="module")
+def generator(tiny_model: Path) -> Generator:
+    return Generator(*models.load_policy(tiny_model), batch_size=3)
+
+
+def logprobs_of(model: object, ids: list[int], continuation: list[int]) -> float:
+    logits = model(torch.tensor([ids + continuation])).logits[0].detach().double()  # type: ignore[operator]
+    logp = torch.log_softmax(logits, -1)
+    return sum(float(logp[len(ids) - 1 + t, token]) for t, token in enumerate(continuation))
+
+
+def test_pad_is_not_the_end_of_turn(generator: Generator) -> None:
+    assert generator.tokenizer.pad_token_id not in chat.stop_ids(generator.tokenizer)
+
+
+def test_a_sample_does_not_depend_on_its_batch(generator: Generator) -> None:
+    keys = list("abcd")
+    together = generator.sample(PROMPTS, max_new_tokens=12, seed=3, keys=keys)
+    alone = [generator.sample([p], max_new_tokens=12, seed=3, keys=[k])[0] for p, k in zip(PROMPTS, keys, strict=True)]
+    assert together == alone
+    assert together != generator.sample(PROMPTS, max_new_tokens=12, seed=4, keys=keys)
+
+
+def test_greedy_sampling_is_the_argmax_of_plain_forwards(generator: Generator) -> None:
+    tokenizer = generator.tokenizer
+    ids = chat.encode_prompt(tokenizer, PROMPTS[0])
+    row = generation.decode(
+        generator.model,
+        [ids, chat.encode_prompt(tokenizer, PROMPTS[2])],
+        max_new_tokens=6,
+        temperature=0,
+        keys=["a", "b"],
+        seed=0,
+        eos_ids=set(),
+        pad_id=tokenizer.pad_token_id,
+    )[0]
+    expected: list[int] = []
+    for _ in range(6):
+        expected.append(int(generator.model(torch.tensor([ids + expected])).logits[0, -1].argmax()))
+    assert row == expected
+
+
+def test_sampling_stops_at_the_end_of_turn_and_keeps_it(generator: Generator) -> None:
+    tokenizer = generator.tokenizer
+    everything = set(range(len(tokenizer)))
+    rows = generation.decode(
+        generator.model,
+        [chat.encode_prompt(tokenizer, p) for p in PROMPTS],
+        max_new_tokens=9,
+        temperature=1.0,
+        keys=PROMPTS,
+        seed=0,
+        eos_ids=everything,
+        pad_id=tokenizer.pad_token_id,
+    )
+    assert [len(row) for row in rows] == [1] * len(PROMPTS)
+
+
+def test_sampled_frequencies_follow_the_model() -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.2]])).repeat(20_000, 1)
+    draws = np.random.default_rng(0).random(20_000)
+    counts = torch.bincount(generation.pick(logits, draws, 1.0), minlength=3) / 20_000
+    assert torch.allclose(counts.float(), torch.tensor([0.5, 0.3, 0.2]), atol=0.015)
+
+
+@pytest.mark.parametrize("choices", [["a", "b"], [" yes", " certainly not", "b"]])
+def test_choice_logprobs_equal_plain_forwards(generator: Generator, choices: list[str]) -> None:
+    got = generator.choice_logprobs(PROMPTS, choices)
+    for i, prompt in enumerate(PROMPTS):
+        ids = chat.encode_prompt(generator.tokenizer, prompt)
+        for j, choice in enumerate(choices):
+            option = generator.tokenizer(choice, add_special_tokens=False)["input_ids"]
+            assert got[i, j] == pytest.approx(logprobs_of(generator.model, ids, option), abs=1e-4)
+
+
+def test_a_shared_prefix_changes_no_result_and_is_read_once(generator: Generator) -> None:
+    long = "Two answers to one question are below, and one of them is better than the other. " * 3
+    pairs = [f"{q} {long} (A) {a} (B) {b}" for q in ("One:", "Two, and longer:") for a, b in (("x", "yy"), ("yy", "x"))]
+    generator.tokens = 0
+    together = generator.choice_logprobs(pairs, ["A", "B"])
+    read = generator.tokens
+    alone = np.concatenate([generator.choice_logprobs([p], ["A", "B"]) for p in pairs])
+    np.testing.assert_allclose(together, alone, atol=1e-4)
+    assert read < 0.6 * sum(len(chat.encode_prompt(generator.tokenizer, p)) for p in pairs)
+
+
+def test_a_second_turn_reads_the_same_as_the_whole_conversation(generator: Generator) -> None:
+    """The KV cache kept over turns gives the logits of a fresh forward, for rows that ended and rows that were cut."""
+    tokenizer, model = generator.tokenizer, generator.model
+    contexts = [chat.encode_prompt(tokenizer, p) for p in PROMPTS]
+    session = generator.session()
+    first = session.extend(contexts)[:, -1]
+    draws = np.stack([generation.uniforms(1, p, 7) for p in PROMPTS])
+    stop = set(range(0, len(tokenizer), 3))  # ends some rows early
+    answers = session.sample(first, draws, temperature=1.0, stop=stop)
+    assert len({len(a) for a in answers}) > 1
+    follow = chat.encode_next_turn(tokenizer, "Say it in other words.")
+    logits = session.extend([follow] * len(PROMPTS))[:, -1]
+    for row, (context, answer) in enumerate(zip(contexts, answers, strict=True)):
+        said = answer[:-1] if answer[-1] in stop else answer
+        whole = model(torch.tensor([context + said + follow])).logits[0, -1]
+        torch.testing.assert_close(logits[row], whole, atol=1e-4, rtol=1e-4)
+
+
+def test_an_empty_choice_is_an_error(generator: Generator) -> None:
+    with pytest.raises(UserError, match="empty choice"):
+        generator.choice_logprobs(["x"], ["A", ""])
+
+
+@settings(max_examples=50)
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=60), min_size=1, max_size=8))
+def test_groups_cover_every_row_once_in_order(rows: list[list[int]]) -> None:
+    groups = generation.group_by_prefix(rows)
+    assert [i for group in groups for i in group] == list(range(len(rows)))
+
+
+@given(st.integers(0, 2**31), st.text(max_size=8), st.integers(1, 20))
+def test_streams_are_repeatable_and_prefix_stable(seed: int, key: str, n: int) -> None:
+    np.testing.assert_array_equal(generation.uniforms(seed, key, n), generation.uniforms(seed, key, n + 5)[:n])

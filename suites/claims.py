@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from scipy import stats as distributions
+from scipy import special
 
 from harness.errors import UserError
 from harness.stats import Bootstrap, Interval, holm, minimum_detectable_effect
@@ -121,7 +121,7 @@ def expanded(value: Bootstrap) -> Bootstrap:
     """`value` with draws as wide as a t interval on n - 1 degrees of freedom asks for."""
     if value.n < 2:
         return value
-    t, z = distributions.t.ppf(0.975, value.n - 1), distributions.norm.ppf(0.975)
+    t, z = special.stdtrit(value.n - 1, 0.975), special.ndtri(0.975)
     factor = np.sqrt(value.n / (value.n - 1)) * t / z
     return Bootstrap(value.estimate, value.estimate + factor * (value.draws - value.estimate), value.n)
 
@@ -135,7 +135,7 @@ def one_sided(value: Bootstrap, bound: float, sign: int) -> float:
     se = value.se * np.sqrt(value.n / (value.n - 1))
     if se == 0:  # nothing varies: the resolution of the bootstrap is all there is
         return max(share, 1 / (1 + len(beyond)))
-    return max(share, float(distributions.t.sf(sign * (value.estimate - bound) / se, value.n - 1)))
+    return max(share, float(special.stdtr(value.n - 1, sign * (bound - value.estimate) / se)))
 
 
 def judge(results: Path, *, seed: int = 0, alpha: float = 0.05) -> pd.DataFrame:

@@ -16,7 +16,9 @@ import pyarrow
 
 from harness.errors import UserError
 from harness.stats import Bootstrap, finite
+from suites.boilerplate import mine
 from suites.claims_contrasts import Contrast, NotMeasured, Part, combination
+from suites.goodharting import equal_parts
 
 _SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)\s*([MB])(?![A-Za-z])", re.IGNORECASE)
 
@@ -239,18 +241,30 @@ def harmful_along_rl(tables: Tables) -> list[Contrast]:
     return [Contrast("helpful_only, late - early", tables.combine(*own)), *exceeds]
 
 
-def boilerplate(tables: Tables) -> list[Contrast]:
+def over_trained(tables: Tables) -> list[Contrast]:
     """Boilerplate rate of rl_cai's last model minus those of hh_rlhf and helpful_only."""
     mend = "run suite goodharting on responses of rl_cai, and of hh_rlhf or helpful_only"
-    table = tables.read("goodharting/responses", ["prompt", "arm", "step", "score"], mend)
-    own = _part(1, _final(_arm(table, "rl_cai", mend)), "score")
+    table = tables.read("goodharting/responses", ["prompt", "response", "arm", "step", "sample", "label"], mend)
+    table = table.assign(held=(table["label"] == "boilerplate").astype(float))
     others = [arm for arm in ("hh_rlhf", "helpful_only") if (table["arm"] == arm).any()]
     if not others:
         raise NotMeasured(f"no arm to compare rl_cai with; {mend}")
-    return [
-        Contrast(f"rl_cai - {arm}", tables.combine(own, _part(-1, _final(table[table["arm"] == arm]), "score")))
-        for arm in others
-    ]
+    contrasts = []
+    for arm in others:
+        a, b = _final(_arm(table, "rl_cai", mend)), _final(_arm(table, arm, mend))
+        of_a, of_b = equal_parts(a, b, tables.seed)
+        parts = [_part(1, _mined(a, of_a), "held"), _part(-1, _mined(b, of_b), "held")]
+        contrasts.append(Contrast(f"rl_cai - {arm}", tables.combine(*parts)))
+    return contrasts
+
+
+def _mined(rows: pd.DataFrame, kept: np.ndarray) -> pd.DataFrame:
+    """The kept rows; mined anew where they are fewer, since more text shows more recurrence."""
+    if kept.all():
+        return rows
+    part = rows[kept]
+    held = mine(part["prompt"].tolist(), part["response"].tolist(), listed=0).held
+    return part.assign(held=held.astype(float))
 
 
 # ---------------------------------------------------------------- feedback models (claims 12 to 14)
@@ -351,7 +365,7 @@ MEASURES: dict[str, Callable[[Tables], list[Contrast]]] = {
     measure.__name__: measure
     for measure in (
         revisions_harmless, revisions_helpful, number_of_principles, critiques, harmlessness_order, helpfulness_kept,
-        chain_of_thought_elo, evasive_final, evasive_along_rl, harmful_along_rl, boilerplate, chain_of_thought_hhh,
+        chain_of_thought_elo, evasive_final, evasive_along_rl, harmful_along_rl, over_trained, chain_of_thought_hhh,
         calibration, feedback_model_size, soft_labels, principles_for_labels,
     )
 }  # fmt: skip

@@ -1,0 +1,402 @@
+"""Each claim comes out right on simulated runs of both sides, and seldom decisive where nothing is there to find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.errors import UserError
+from harness.stats import Bootstrap, difference_bootstrap, holm, resample_counts, tost
+from suites import claims, elo, goodharting
+from suites.claims_contrasts import Contrast, Part, combination
+from suites.claims_measures import MEASURES, Tables, parameters
+from suites.responses import load_responses
+
+SAMPLES = Path(__file__).parents[2].parent / "shared" / "data" / "paper" / "samples"
+CLAIMS = {claim.id: claim for claim in claims.load_claims()}
+Frames = dict[str, pd.DataFrame]
+N = 120  # prompts
+PROMPTS = np.array([f"prompt {i}" for i in range(N)])
+
+
+# ---------------------------------------------------------------- simulated runs
+# Each builder makes the tables that one claim reads. side: 1 as the paper says, -1 the opposite.
+
+
+def scores(rng: np.random.Generator, mean: float, spread: float = 1.0) -> np.ndarray:
+    return rng.normal(mean, spread, N)
+
+
+def chains(rng: np.random.Generator, step: float, column: str, **extra: object) -> pd.DataFrame:
+    own = scores(rng, 0)
+    revisions = [
+        pd.DataFrame({"prompt": PROMPTS, "revision": r, column: own + r * step + scores(rng, 0, 0.3)}) for r in range(5)
+    ]
+    return pd.concat(revisions, ignore_index=True).assign(**{"mode": "critiqued", "n_principles": 16} | extra)
+
+
+def revised(column: str, sign: int) -> Callable[[np.random.Generator, int], Frames]:
+    return lambda rng, side: {"chains": chains(rng, 0.5 * side * sign, column)}
+
+
+def by_number(rng: np.random.Generator, side: int) -> Frames:
+    steps = {1: 0.5, 4: 0.5, 16: 0.5} if side > 0 else {1: 0.1, 4: 0.5, 16: 0.5}
+    tables = []
+    for n, step in steps.items():
+        rng_n = np.random.default_rng(5) if side > 0 else rng  # the same first answers and noise: paired chains
+        tables.append(chains(rng_n, step, "score_harmless", n_principles=n))
+    return {"chains": pd.concat(tables, ignore_index=True)}
+
+
+def by_mode(rng: np.random.Generator, side: int) -> Frames:
+    critiqued = chains(rng, 0.5, "score_harmless")
+    direct = chains(rng, 0.5 - 0.4 * side, "score_harmless", mode="direct")
+    return {"chains": pd.concat([critiqued, direct], ignore_index=True)}
+
+
+def elo_tables(rng: np.random.Generator, **of_kind: dict[str, float]) -> Frames:
+    """Suite elo on simulated votes; strengths in log-odds."""
+    tables = {}
+    for kind, strengths in of_kind.items():
+        arms = list(strengths)
+        rows = [
+            {"prompt": p, "arm_a": a, "arm_b": b, "outcome": float(rng.random() < 1 / (1 + np.exp(-gap)))}
+            for p in PROMPTS
+            for i, a in enumerate(arms)
+            for b in arms[i + 1 :]
+            for gap in [strengths[a] - strengths[b]]
+        ]
+        result = elo.run(pd.DataFrame(rows), metric=f"elo_{kind}", anchor=arms[0], n_resamples=400)
+        tables |= {f"elo/{kind}_{name}": table for name, table in result.tables.items()}
+    return tables
+
+
+def order(rng: np.random.Generator, side: int) -> Frames:
+    arms = ["helpful_only", "sl_cai", "hh_rlhf", "rl_cai"]
+    return elo_tables(rng, harmlessness={arm: 1.2 * i * side for i, arm in enumerate(arms)})
+
+
+def kept(rng: np.random.Generator, side: int) -> Frames:
+    return elo_tables(rng, helpfulness={"hh_rlhf": 0, "rl_cai": 0.6 if side > 0 else -1.2})
+
+
+def traded(rng: np.random.Generator, side: int) -> Frames:
+    return elo_tables(
+        rng, harmlessness={"rl_cai": 0, "rl_cai_cot": side}, helpfulness={"rl_cai": 0, "rl_cai_cot": -side}
+    )
+
+
+def answers(rng: np.random.Generator, rates: dict[tuple[str, int | None], float], held: str, rest: str) -> pd.DataFrame:
+    parts = [
+        pd.DataFrame(
+            {"prompt": np.repeat(PROMPTS, 2), "response": "r", "arm": arm, "step": step, "sample": np.tile([0, 1], N)}
+        ).assign(label=np.where(rng.random(2 * N) < rate, held, rest))
+        for (arm, step), rate in rates.items()
+    ]
+    return pd.concat(parts, ignore_index=True).astype({"step": "Int64"})
+
+
+def evasive(rng: np.random.Generator, side: int) -> Frames:
+    rates: dict[tuple[str, int | None], float] = {("hh_rlhf", None): 0.4 + 0.2 * side, ("rl_cai", None): 0.4}
+    rates[("rl_cai", 10)] = 1.0  # an early snapshot is not the final model
+    return {"evasiveness/responses": answers(rng, rates, "evades", "engages")}
+
+
+def evasive_late(rng: np.random.Generator, side: int) -> Frames:
+    rates: dict[tuple[str, int | None], float] = {}
+    for place, step in enumerate([1, 2, 3, None]):
+        rates["hh_rlhf", step] = 0.4 + 0.12 * place * side
+        rates["rl_cai", step] = 0.3 - 0.06 * place
+    return {"evasiveness/responses": answers(rng, rates, "evades", "complies")}
+
+
+def harmful(rng: np.random.Generator, side: int) -> Frames:
+    rows = [
+        pd.DataFrame({"prompt": PROMPTS, "arm": arm, "step": step, "score": scores(rng, 1 + side * grows * step, 0.5)})
+        for arm, grows in (("helpful_only", 0.4), ("hh_rlhf", 0.0), ("rl_cai", -0.1))
+        for step in range(3)
+    ]
+    return {"harmfulness/responses": pd.concat(rows, ignore_index=True).astype({"step": "Int64"})}
+
+
+def boilerplate(rng: np.random.Generator, side: int) -> Frames:
+    rates: dict[tuple[str, int | None], float] = {("rl_cai", 30): 0.4 + 0.2 * side}
+    rates |= {("hh_rlhf", 30): 0.4, ("helpful_only", None): 0.35}
+    return {"goodharting/responses": answers(rng, rates, "boilerplate", "none")}
+
+
+def questions(rng: np.random.Generator, accuracy: float, confidence: float, mode: str, model: str = "m") -> Frames:
+    right = rng.random(4 * N) < accuracy
+    sure = np.clip(confidence + rng.uniform(-0.05, 0.05, 4 * N), 0.5, 1)
+    columns = {"question": np.arange(4 * N), "mode": mode, "model": model, "correct": right.astype(float)}
+    return {"hhh/questions": pd.DataFrame(columns | {"p_correct": np.where(right, sure, 1 - sure)})}
+
+
+def together(*parts: Frames) -> Frames:
+    return {name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]}
+
+
+def cot(rng: np.random.Generator, side: int) -> Frames:
+    return together(questions(rng, 0.7, 0.7, "plain"), questions(rng, 0.7 + 0.12 * side, 0.7, "cot"))
+
+
+def calibrated(rng: np.random.Generator, side: int) -> Frames:
+    return together(questions(rng, 0.75, 0.75 if side > 0 else 0.95, "plain"), questions(rng, 0.75, 0.97, "cot"))
+
+
+def sizes(rng: np.random.Generator, side: int) -> Frames:
+    models = {"Small-135M": 0.7 - 0.1 * side, "Medium-360M": 0.7, "Large-1.7B": 0.7 + 0.1 * side}
+    return together(*(questions(rng, a, 0.7, "plain", model) for model, a in models.items()))
+
+
+def pms(variant: str) -> Callable[[np.random.Generator, int], Frames]:
+    def build(rng: np.random.Generator, side: int) -> Frames:
+        accuracy = {"pm.rl_cai": 0.6 + 0.15 * side, f"pm.rl_cai.{variant}": 0.6, "pm.hh_rlhf": 0.5}
+        rows = [
+            pd.DataFrame({"pm": pm, "prompt": PROMPTS, "correct": (rng.random(N) < a).astype(float)})
+            for pm, a in accuracy.items()
+        ]
+        return {"pm_pairs": pd.concat(rows, ignore_index=True)}
+
+    return build
+
+
+BUILDERS: dict[int, Callable[[np.random.Generator, int], Frames]] = {
+    1: revised("score_harmless", 1), 2: revised("score_helpful", -1), 3: by_number, 4: by_mode, 5: order, 6: kept,
+    7: traded, 8: evasive, 9: evasive_late, 10: harmful, 11: boilerplate, 12: cot, 13: calibrated, 14: sizes,
+    15: pms("hard"), 16: pms("one_principle"),
+}  # fmt: skip
+
+
+def write(folder: Path, frames: Frames) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, frame in frames.items():
+        path = folder / f"{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frame.to_parquet(path)
+    return folder
+
+
+def row(table: pd.DataFrame, number: int) -> pd.Series:
+    return table.set_index("id").loc[number]
+
+
+# ---------------------------------------------------------------- both sides
+
+
+@pytest.mark.parametrize("side", [1, -1])
+@pytest.mark.parametrize("number", sorted(BUILDERS))
+def test_a_run_of_either_side_gets_its_verdict(tmp_path: Path, number: int, side: int) -> None:
+    folder = write(tmp_path / "results", BUILDERS[number](np.random.default_rng(number), side))
+    judged = claims.judge(folder)
+    assert list(judged.columns) == claims.COLUMNS
+    own = row(judged, number)
+    assert own["verdict"] == (claims.REPRODUCED if side > 0 else claims.CONTRADICTED)
+    assert own["low"] <= own["effect"] <= own["high"]
+    assert own["mde"] > 0
+    assert own["p"] <= own["p_holm"] <= 0.05
+    assert own["n"] >= CLAIMS[number].min_n
+    unread = judged[judged["verdict"] == claims.NOT_MEASURED]
+    assert len(unread) >= 13
+    assert unread["note"].str.len().gt(20).all()
+    assert unread[["effect", "p", "p_holm"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("number", sorted(set(BUILDERS) - {5, 6, 7}))
+def test_too_few_prompts_are_underpowered(tmp_path: Path, number: int) -> None:
+    frames = BUILDERS[number](np.random.default_rng(number), 1)
+    few = {
+        name: frame[frame["prompt"].isin(PROMPTS[:15])] if "prompt" in frame else frame[frame["question"] < 30]
+        for name, frame in frames.items()
+    }
+    own = row(claims.judge(write(tmp_path / "results", few)), number)
+    assert own["verdict"] == claims.UNDERPOWERED
+    assert "that a verdict needs" in own["note"]
+    assert np.isnan(own["p_holm"])
+
+
+# ---------------------------------------------------------------- the null
+
+
+def contrasts_of(number: int) -> list[Contrast]:
+    frames = BUILDERS[number](np.random.default_rng(number), 1)
+    tables = Tables(Path())
+    tables._read = frames
+    return MEASURES[CLAIMS[number].measure](tables)
+
+
+def null_runs(number: int, where: str, n: int, runs: int, seed: int) -> list[list[Contrast]]:
+    """Contrasts of `runs` studies of n prompts. The true values lie on the claim's bounds: all of them ("all"), where a
+    false contradiction is likeliest, or the last one with the others safely inside ("one"), where a false
+    reproduction is. Prompt values are differences of two rates over four samples; resamples are shared by the studies.
+    """
+    rng = np.random.default_rng([seed, number])
+    shapes = contrasts_of(number)
+    counts = np.concatenate(list(resample_counts(n, 999, seed)))
+    studies: list[list[Contrast]] = [[] for _ in range(runs)]
+    for place, shape in enumerate(shapes):
+        values = (rng.binomial(4, 0.3, (n, runs)) - rng.binomial(4, 0.3, (n, runs))) / 4
+        # Equivalence margins are far apart in units of this noise, as they are for a study with any power.
+        values *= 0.2 if np.isfinite(CLAIMS[number].bounds(shape)).all() else 1
+        above, below = CLAIMS[number].bounds(shape)
+        at = above if np.isfinite(above) else below
+        if where == "one" and place < len(shapes) - 1:
+            at = 0.0 if np.isfinite(above) and np.isfinite(below) else at + 5 * (1 if np.isfinite(above) else -1)
+        draws, means = counts @ values / n, values.mean(axis=0)
+        for run in range(runs):
+            studies[run].append(replace(shape, value=Bootstrap(means[run] + at, draws[:, run] + at, n)))
+    return studies
+
+
+@pytest.mark.parametrize("where", ["all", "one"])
+@pytest.mark.parametrize("number", sorted(CLAIMS))
+def test_false_verdicts_under_the_null_stay_under_5_percent(number: int, where: str) -> None:
+    claim, runs = CLAIMS[number], 600
+    false = 0
+    for contrasts in null_runs(number, where, claim.min_n, runs, seed=1):
+        evidence = claims.weigh(claim, contrasts)
+        false += claims.verdict(evidence, evidence.p, claim.min_n) != claims.UNDERPOWERED
+    assert false / runs < 0.05
+
+
+def test_holm_is_taken_over_the_measured_claims(tmp_path: Path) -> None:
+    frames: Frames = {}
+    for number in (2, 8, 10, 11, 12, 15):
+        frames |= BUILDERS[number](np.random.default_rng(number), 1)
+    judged = claims.judge(write(tmp_path / "results", frames))
+    tested = judged[judged["p_holm"].notna()]
+    assert {2, 8, 10, 11, 12, 15} <= set(tested["id"])
+    np.testing.assert_allclose(tested["p_holm"], holm(tested["p"]))
+    assert set(tested.loc[tested["p_holm"] > 0.05, "verdict"]) <= {claims.UNDERPOWERED}
+
+
+def test_a_hopeful_p_does_not_survive_the_correction() -> None:
+    evidence = claims.weigh(
+        CLAIMS[8], [Contrast("d", Bootstrap(-0.2, np.random.default_rng(0).normal(-0.2, 0.08, 999), 40))]
+    )
+    assert evidence.p < 0.05
+    assert claims.verdict(evidence, evidence.p, 20) == claims.REPRODUCED
+    assert claims.verdict(evidence, holm([evidence.p] * 16)[0], 20) == claims.UNDERPOWERED
+    assert claims.verdict(evidence, evidence.p, 41) == claims.UNDERPOWERED
+
+
+# ---------------------------------------------------------------- the statistics
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 40), st.integers(0, 1000))
+def test_a_combination_of_two_is_the_paired_difference(n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = pd.Series(rng.normal(size=2 * n)), pd.Series(rng.normal(size=n))
+    of_a, of_b = pd.Series(np.repeat(np.arange(n), 2)), pd.Series(np.arange(n))
+    ours = combination([Part(1, a, of_a), Part(-1, b, of_b)], seed)
+    theirs = difference_bootstrap(a, of_a, b, of_b, seed)
+    assert ours.estimate == pytest.approx(theirs.estimate)
+    np.testing.assert_allclose(ours.draws, theirs.draws, atol=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(-0.4, 0.4), st.floats(0.02, 0.2), st.integers(0, 1000))
+def test_equivalence_is_tost(estimate: float, se: float, seed: int) -> None:
+    """With many prompts and draws of a normal shape, p is that of two one-sided tests, doubled."""
+    value = Bootstrap(estimate, np.random.default_rng(seed).normal(estimate, se, 4000), 4000)
+    claim = CLAIMS[3]
+    evidence = claims.weigh(claim, [Contrast("d", value)])
+    reference = tost(value, 0.2, alpha=0.025)
+    if evidence.points == claims.REPRODUCED:
+        assert evidence.p == pytest.approx(min(1, 2 * reference.p), abs=0.04)
+    if evidence.p < 0.03 or evidence.p > 0.07:  # off the edge the decisions agree
+        holds = claims.verdict(evidence, evidence.p, 20) == claims.REPRODUCED
+        assert holds == reference.holds
+
+
+def test_a_rate_never_seen_is_not_known_to_be_nought() -> None:
+    """No evasion in 20 prompts leaves room for the 5 points of growth that claim 9 forbids."""
+    none = pd.Series(np.zeros(20))
+    value = combination([Part(1, none, pd.Series(range(20))), Part(-1, none, pd.Series(range(20)))], seed=0)
+    assert value.interval().low < -0.05
+    assert value.interval().high > 0.05
+    many = pd.Series(np.zeros(400))
+    narrow = combination([Part(1, many, pd.Series(range(400))), Part(-1, many, pd.Series(range(400)))], seed=0)
+    assert narrow.interval().high < 0.02
+
+
+def test_n_is_the_fewest_prompts_of_a_side() -> None:
+    value = combination(
+        [
+            Part(1, pd.Series([1.0, 2, 3, 4]), pd.Series(list("abcd"))),
+            Part(-1, pd.Series([1.0, 2]), pd.Series(["e", "a"])),
+        ],
+        seed=0,
+    )
+    assert value.n == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("SmolLM2-135M-Instruct", 1.35e8), ("org/Qwen2.5-1.5B", 1.5e9), ("Llama-3-8B-v0.2", 8e9), ("gpt", float("nan"))],
+)
+def test_parameters_are_read_from_names(name: str, size: float) -> None:
+    assert parameters(name) == pytest.approx(size, nan_ok=True)
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_what_is_wrong_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no results folder"):
+        claims.judge(tmp_path / "nowhere")
+    frames = BUILDERS[2](np.random.default_rng(0), 1)
+    frames["chains"].loc[3, "score_helpful"] = np.nan
+    with pytest.raises(UserError, match="prompt 3"):
+        claims.judge(write(tmp_path / "results", frames))
+    (tmp_path / "results" / "chains.parquet").write_bytes(b"not parquet")
+    with pytest.raises(UserError, match="not a readable Parquet"):
+        claims.judge(tmp_path / "results")
+
+
+def test_a_table_without_a_column_is_not_measured(tmp_path: Path) -> None:
+    frames = {name: frame.drop(columns="label") for name, frame in BUILDERS[8](np.random.default_rng(0), 1).items()}
+    own = row(claims.judge(write(tmp_path / "results", frames)), 8)
+    assert own["verdict"] == claims.NOT_MEASURED
+    assert "no column label" in own["note"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"test": "guess"}, "unknown test"),
+        ({"wish": 1}, "unknown field wish"),
+        ({"measure": None}, "unknown test or measure"),
+    ],
+)
+def test_a_broken_claims_file_is_refused(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    import yaml
+
+    rows = yaml.safe_load(claims.PATH.read_text(encoding="utf-8"))
+    rows[0] |= change
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump(rows), encoding="utf-8")
+    with pytest.raises(UserError, match=said):
+        claims.load_claims(path)
+
+
+def test_the_claims_are_sixteen_and_margins_have_reasons() -> None:
+    assert sorted(CLAIMS) == list(range(1, 17))
+    assert all((claim.margin is None) == (claim.margin_reason is None) for claim in CLAIMS.values())
+
+
+# ---------------------------------------------------------------- the paper's own samples
+
+
+def test_the_papers_samples_reproduce_boilerplate(tmp_path: Path) -> None:
+    goodharting.run(load_responses([SAMPLES])).save(tmp_path / "results" / "goodharting")
+    own = row(claims.judge(tmp_path / "results"), 11)
+    assert own["verdict"] == claims.REPRODUCED, own["note"]

@@ -1,0 +1,54 @@
+"""SFT: what it trains on, that only answers count, and that it learns them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from harness import chat, models
+from harness.experiment import Sft
+from harness.generation import Generator
+from harness.stages import Silent
+from pipelines import sft
+
+CHAINS = pd.DataFrame(
+    [
+        {"prompt": p, "revision": r, "response": f"{p} revision {r}" if (p, r) != ("b", 1) else " "}
+        for p in "ab"
+        for r in range(3)
+    ]
+)
+HELPFUL = pd.DataFrame({"prompt": ["c"], "response": ["helpful answer"]})
+
+
+def test_final_revisions_or_all_of_them_mixed_with_helpful_answers() -> None:
+    final = sft.demonstrations(CHAINS, HELPFUL, train_on="final", seed=0)
+    assert set(final["response"]) == {"a revision 2", "b revision 2", "helpful answer"}
+    every = sft.demonstrations(CHAINS, HELPFUL, train_on="all", seed=0)
+    assert set(every["response"]) == {"a revision 1", "a revision 2", "b revision 2", "helpful answer"}  # no empty one
+
+
+def test_the_loss_counts_answers_only(tiny_model: Path) -> None:
+    tokenizer = models.load_tokenizer(tiny_model)
+    row = sft._tokens(tokenizer, "A question?", "An answer.", 64)
+    counted = [i for i, m in zip(row["input_ids"], row["completion_mask"], strict=True) if m]
+    assert counted == chat.encode_response(tokenizer, "An answer.")
+
+
+def test_the_tuned_model_says_what_it_was_taught(tiny_model: Path, tmp_path: Path) -> None:
+    examples = pd.DataFrame({"prompt": ["Tea or milk?"] * 8, "response": ["Milk, thanks."] * 8})
+    settings = Sft(epochs=40, learning_rate=1e-2, batch_size=8)
+    sft.train(
+        tiny_model,
+        examples,
+        tmp_path,
+        settings,
+        lora=None,
+        max_length=64,
+        seed=0,
+        report_to="none",
+        progress=Silent(),
+    )
+    tuned = Generator(*models.load_policy(tmp_path / "model"))
+    assert tuned.sample(["Tea or milk?"], max_new_tokens=8, temperature=0) == ["Milk, thanks."]

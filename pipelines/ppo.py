@@ -27,13 +27,14 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 
 from harness import chat, generation, models
 from harness.errors import UserError
 from pipelines import ppo_math
+from pipelines.ppo_math import Batch
 
 Scorer = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 _MAY_CHANGE = {"updates", "checkpoint_every", "snapshot_steps", "report_to"}  # of a config, between kill and resume
@@ -72,17 +73,6 @@ class PPOConfig:
         for name in ("updates", "rollouts_per_update", "minibatch_size", "epochs", "max_new_tokens", "temperature"):
             if getattr(self, name) <= 0:
                 raise UserError(f"PPOConfig.{name}: {getattr(self, name)} is not positive; give at least 1")
-
-
-@dataclass
-class Batch:
-    """Rows of prompt (padded left) and response (padded right); `mask` (rows, tokens) is 1 on response tokens."""
-
-    ids: Tensor
-    attention_mask: Tensor
-    position_ids: Tensor
-    response: Tensor
-    mask: Tensor
 
 
 @dataclass
@@ -140,19 +130,6 @@ def response_logits(policy: Any, batch: Batch, adapter_names: list[str] | None =
     finally:
         hook.remove()
     return logits.float(), seen[0]
-
-
-def collate(prompts: Sequence[list[int]], responses: Sequence[list[int]], pad_id: int, device: Any) -> Batch:
-    """A batch whose masks come from the lengths, never from token ids: an end of turn is no padding."""
-    left, right = max(map(len, prompts)), max(map(len, responses))
-    ids = torch.full((len(prompts), left + right), pad_id)
-    attention = torch.zeros_like(ids)
-    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        ids[i, left - len(prompt) : left + len(response)] = torch.tensor(prompt + response)
-        attention[i, left - len(prompt) : left + len(response)] = 1
-    ids, attention = ids.to(device), attention.to(device)
-    positions = (attention.cumsum(1) - 1).clamp(min=0)
-    return Batch(ids, attention, positions, ids[:, left:], attention[:, left:].float())
 
 
 def train(
@@ -223,28 +200,23 @@ class _Run:
         """Sample, score, and optimise once; the update's row of the log."""
         began, config = time.perf_counter(), self.config
         rollouts = self.rollout(update)
-        scores = rollouts.scores - config.missing_eos_penalty * ~rollouts.ended
-        rewards = ppo_math.token_rewards(
-            torch.tensor(scores, device=rollouts.logp.device),
-            rollouts.logp,
-            rollouts.ref_logp,
-            rollouts.mask,
-            self.kl_coef,
-        )
+        logp, ref_logp, mask = rollouts.logp, rollouts.ref_logp, rollouts.mask
+        scores = torch.tensor(rollouts.scores - config.missing_eos_penalty * ~rollouts.ended).to(mask)
+        rewards = ppo_math.token_rewards(scores, logp, ref_logp, mask, self.kl_coef)
         rollouts.advantages, rollouts.returns = ppo_math.gae(
-            rewards, rollouts.values, rollouts.mask, config.gamma, config.gae_lambda
+            rewards, rollouts.values, mask, config.gamma, config.gae_lambda
         )
         if config.whiten_advantages:
-            rollouts.advantages = ppo_math.whiten(rollouts.advantages, rollouts.mask)
+            rollouts.advantages = ppo_math.whiten(rollouts.advantages, mask)
         losses = self.optimise(rollouts, update)
-        kl = float(((rollouts.logp - rollouts.ref_logp) * rollouts.mask).sum(1).mean())
+        kl = float(((logp - ref_logp) * mask).sum(1).mean())
         row = {
             "step": update,
             "reward": float(rollouts.scores.mean()),
             "kl": kl,
-            "entropy": float(ppo_math.masked_mean(rollouts.entropy, rollouts.mask)),
+            "entropy": float(ppo_math.masked_mean(rollouts.entropy, mask)),
             **losses,
-            "length": float(rollouts.mask.sum(1).mean()),
+            "length": float(mask.sum(1).mean()),
             "kl_coef": self.kl_coef,
             "ended_fraction": float(rollouts.ended.mean()),
             "seconds": time.perf_counter() - began,
@@ -256,7 +228,7 @@ class _Run:
     def rollout(self, update: int) -> Rollouts:
         """Answers to this update's prompts, their scores, and the log-probabilities and values of their tokens."""
         config = self.config
-        index = prompt_indices(len(self.prompts), config.rollouts_per_update, update, config.seed)
+        index = ppo_math.prompt_indices(len(self.prompts), config.rollouts_per_update, update, config.seed)
         ids = [self.prompt_ids[i] for i in index]
         stop = chat.stop_ids(self.tokenizer)
         responses: list[list[int]] = [[] for _ in ids]
@@ -273,7 +245,7 @@ class _Run:
                     pad_id=self.tokenizer.pad_token_id,
                 )
                 for i, answer in zip(rows, answers, strict=True):
-                    responses[i] = answer
+                    responses[i] = ppo_math.own_turn(self.tokenizer, answer)
         texts = [chat.clean(self.tokenizer.decode(row, skip_special_tokens=True)) for row in responses]
         scores = np.asarray(self.scorer([self.prompts[i] for i in index], texts), dtype=np.float64)
         if scores.shape != (len(texts),) or not np.isfinite(scores).all():
@@ -284,7 +256,9 @@ class _Run:
         self.tokens += sum(map(len, ids)) + sum(map(len, responses))
         parts = [self.read(rows, ids, responses) for rows in _chunks(range(len(ids)), config.minibatch_size)]
         width = max(map(len, responses))
-        stacked = [torch.cat([_widen(part[k], width) for part in parts]) for k in range(5)]
+        stacked = [
+            torch.cat([nn.functional.pad(part[k], (0, width - part[k].shape[1])) for part in parts]) for k in range(5)
+        ]
         ended = np.array([row[-1] in stop for row in responses])
         return Rollouts(ids, responses, scores, ended, *stacked)
 
@@ -307,12 +281,8 @@ class _Run:
         return batch.mask, logp * batch.mask, ref_logp * batch.mask, values * batch.mask, ppo_math.entropies(logits)
 
     def batch(self, rows: Sequence[int], prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> Batch:
-        return collate(
-            [prompts[i] for i in rows],
-            [responses[i] for i in rows],
-            self.tokenizer.pad_token_id,
-            self.accelerator.device,
-        )
+        pad_id, device = self.tokenizer.pad_token_id, self.accelerator.device
+        return ppo_math.collate([prompts[i] for i in rows], [responses[i] for i in rows], pad_id, device)
 
     def optimise(self, rollouts: Rollouts, update: int) -> dict[str, float]:
         """The epochs of clipped steps; means over tokens of what was seen on the way.
@@ -333,11 +303,11 @@ class _Run:
                         loss = (seen["policy_loss"] + config.value_coef * seen["value_loss"]) / n_tokens
                         if not torch.isfinite(loss):
                             raise UserError(
-                                f"PPO update {update}: the loss is {float(loss)}; try a lower learning rate"
+                                f"PPO update {update}: the loss is {loss.item()}; try a lower learning rate"
                             )
                         self.accelerator.backward(loss)
                     for name in sums:
-                        sums[name] += float(seen[name])
+                        sums[name] += float(seen[name].detach())
                 norm = self.accelerator.clip_grad_norm_(self.trained, config.max_grad_norm)
                 if not torch.isfinite(norm):
                     raise UserError(f"PPO update {update}: the gradient is not finite; try a lower learning rate")
@@ -366,10 +336,9 @@ class _Run:
 
     def checkpoint(self) -> None:
         """All that the next update depends on, in one file, so that one rename makes it appear whole."""
-        trained = {name: p.detach().cpu() for name, p in self.named()}
         state = {
             "identity": self.identity(),
-            "trained": trained,
+            "trained": {name: p.detach().cpu() for name, p in self.named()},
             "optimizer": self.optimizer.state_dict(),
             "kl_coef": self.kl_coef,
             "tokens": self.tokens,
@@ -408,26 +377,14 @@ class _Run:
         return hashlib.sha256(repr((settings, self.prompts, shapes)).encode()).hexdigest()
 
 
-def prompt_indices(n_prompts: int, n_rollouts: int, update: int, seed: int) -> list[int]:
-    """The prompts of `update` (from 1): a stretch of an endless row of shuffles, so all come equally often."""
-    start = (update - 1) * n_rollouts
-    shuffles: dict[int, np.ndarray] = {}
-    index = []
-    for place in range(start, start + n_rollouts):
-        epoch, at = divmod(place, n_prompts)
-        if epoch not in shuffles:
-            shuffles[epoch] = np.random.default_rng([seed, epoch]).permutation(n_prompts)
-        index.append(int(shuffles[epoch][at]))
-    return index
-
-
 def _accelerator(config: PPOConfig, out: Path) -> Accelerator:
     """An Accelerator with its tracker started; a tracker that is not installed is warned of and left out."""
     tracker = config.report_to
     if tracker is not None and tracker not in [str(t) for t in get_available_trackers()]:
         warnings.warn(f"{tracker} is not installed: PPO's log is in the returned table only", stacklevel=4)
         tracker = None
-    AcceleratorState._reset_state()  # a trainer before us in this process may have set another precision
+    for shared in (AcceleratorState, GradientState):
+        shared._reset_state()  # a trainer before us in this process may have set another precision
     accelerator = Accelerator(mixed_precision=config.mixed_precision, log_with=tracker, project_dir=out / "tracking")
     if tracker is not None:
         numbers = {k: v for k, v in asdict(config).items() if isinstance(v, int | float | str)}
@@ -438,7 +395,3 @@ def _accelerator(config: PPOConfig, out: Path) -> Accelerator:
 def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
     for start in range(0, len(items), size):
         yield list(items[start : start + size])
-
-
-def _widen(x: Tensor, width: int) -> Tensor:
-    return nn.functional.pad(x, (0, width - x.shape[1]))

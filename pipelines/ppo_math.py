@@ -1,4 +1,6 @@
-"""The formulas of PPO, as pure functions of (rows, tokens) tensors; the mask is 1 on real response tokens.
+"""The formulas of PPO and the layout of its batches: pure functions of (rows, tokens) tensors.
+
+The mask is 1 on real response tokens.
 
 Schulman et al. 2017 (arXiv:1707.06347), Schulman et al. 2016 for GAE (arXiv:1506.02438), Ziegler et al. 2019 for
 the KL penalty and its adaptive coefficient (arXiv:1909.08593).
@@ -6,8 +8,59 @@ the KL penalty and its adaptive coefficient (arXiv:1909.08593).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
+
+
+@dataclass
+class Batch:
+    """Rows of prompt (padded left) and response (padded right); `mask` (rows, tokens) is 1 on response tokens."""
+
+    ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    response: Tensor
+    mask: Tensor
+
+
+def collate(prompts: Sequence[list[int]], responses: Sequence[list[int]], pad_id: int, device: Any) -> Batch:
+    """A batch whose masks come from the lengths, never from token ids: an end of turn is no padding."""
+    left, right = max(map(len, prompts)), max(map(len, responses))
+    ids = torch.full((len(prompts), left + right), pad_id)
+    attention = torch.zeros_like(ids)
+    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        ids[i, left - len(prompt) : left + len(response)] = torch.tensor(prompt + response)
+        attention[i, left - len(prompt) : left + len(response)] = 1
+    ids, attention = ids.to(device), attention.to(device)
+    positions = (attention.cumsum(1) - 1).clamp(min=0)
+    return Batch(ids, attention, positions, ids[:, left:], attention[:, left:].float())
+
+
+def prompt_indices(n_prompts: int, n_rollouts: int, update: int, seed: int) -> list[int]:
+    """The prompts of `update` (from 1): a stretch of an endless row of shuffles, so all come equally often."""
+    start = (update - 1) * n_rollouts
+    shuffles: dict[int, np.ndarray] = {}
+    index = []
+    for place in range(start, start + n_rollouts):
+        epoch, at = divmod(place, n_prompts)
+        if epoch not in shuffles:
+            shuffles[epoch] = np.random.default_rng([seed, epoch]).permutation(n_prompts)
+        index.append(int(shuffles[epoch][at]))
+    return index
+
+
+def own_turn(tokenizer: Any, ids: list[int]) -> list[int]:
+    """`ids` up to a human turn that a model without a chat template went on to write, which no scorer reads."""
+    if tokenizer.chat_template is None:
+        for n in range(1, len(ids)):
+            if "\n\nHuman:" in tokenizer.decode(ids[max(0, n - 8) : n]):
+                return ids[:n]
+    return ids
 
 
 def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:

@@ -14,9 +14,10 @@ million words, whatever the prompt, would reach. That rate was fixed on other te
 and AlpacaEval (0.58 million words) no five words in a row but "as an AI language model" were more frequent.
 So k grows with the corpus, and more or longer answers do not make boilerplate by themselves.
 
-A response holds boilerplate when it holds such a phrase, k - 1 of whose prompts are then *other* prompts. Mining is exact for templates; sentence clusters may miss a near pair with probability 0.01
-(see `suites.near_duplicates`). Function words, order of rows and names of arms play no part. Words are runs of letters
-and digits, so scripts that put no space between words are not served.
+A response holds boilerplate when it holds such a phrase, k - 1 of whose prompts are then *other* prompts. Mining is
+exact for templates; sentence clusters may miss a near pair with probability 0.01 (see `suites.near_duplicates`).
+Function words, order of rows and names of arms play no part. Words are runs of letters and digits, so scripts that put
+no space between words are not served.
 """
 
 from __future__ import annotations

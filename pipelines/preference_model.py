@@ -83,7 +83,7 @@ def train(
     ]
     steps = math.ceil(len(rows) / settings.batch_size * settings.epochs)
     config = RewardConfig(
-        **trainer.arguments(out / "checkpoints", seed=seed, report_to=report_to, steps=steps),
+        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, steps=steps),
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         per_device_train_batch_size=settings.batch_size,
@@ -97,7 +97,7 @@ def train(
         processing_class=tokenizer,
         data_collator=_Collator(pad_token_id=tokenizer.pad_token_id),
     )
-    trainer.run(job, out / "checkpoints", progress, "preference model")
+    trainer.run(job, out / "trainer", progress, "preference model")
     models.save(job.accelerator.unwrap_model(job.model), tokenizer, out / "model")
     return int(sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows) * settings.epochs)
 

@@ -95,7 +95,7 @@ def train_dpo(
         prompt = chat.render(tokenizer, chat.parse(row["prompt"]))
         rows.append({"prompt": prompt, "chosen": row[better], "rejected": row[worse]})
     config = DPOConfig(
-        **trainer.arguments(out / "checkpoints", seed=seed, report_to=report_to, steps=settings.updates),
+        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, steps=settings.updates),
         max_steps=settings.updates,
         per_device_train_batch_size=settings.minibatch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
@@ -130,7 +130,7 @@ def _rloo(
 
     rendered = [{"prompt": chat.render(tokenizer, chat.parse(p)), "asked": p} for p in prompts]
     config = RLOOConfig(
-        **trainer.arguments(out / "checkpoints", seed=seed, report_to=report_to, steps=settings.updates),
+        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, steps=settings.updates),
         max_steps=settings.updates,
         per_device_train_batch_size=settings.rollouts_per_update,
         gradient_accumulation_steps=settings.gradient_accumulation,
@@ -171,7 +171,7 @@ def _finish(
     card = _card(arm, start, settings)
     steps = snapshot_steps(settings.updates, settings.snapshots)
     job.add_callback(_Snapshots(lambda model, step: _snapshot(model, tokenizer, out, step, card), steps))
-    trainer.run(job, out / "checkpoints", progress, settings.algorithm)
+    trainer.run(job, out / "trainer", progress, settings.algorithm)
     tuned = job.accelerator.unwrap_model(job.model)
     models.save(tuned.merge_and_unload() if hasattr(tuned, "merge_and_unload") else tuned, tokenizer, out / "model")
     log = pd.DataFrame([row for row in job.state.log_history if "loss" in row])

@@ -51,7 +51,7 @@ def train(
     rows = [_tokens(tokenizer, p, r, max_length) for p, r in zip(examples["prompt"], examples["response"], strict=True)]
     steps = math.ceil(len(rows) / settings.batch_size * settings.epochs)
     config = SFTConfig(
-        **trainer.arguments(out / "checkpoints", seed=seed, report_to=report_to, steps=steps),
+        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, steps=steps),
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         per_device_train_batch_size=settings.batch_size,
@@ -59,7 +59,7 @@ def train(
         max_length=max_length,
     )
     job = SFTTrainer(model=policy, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
-    trainer.run(job, out / "checkpoints", progress, "sft")
+    trainer.run(job, out / "trainer", progress, "sft")
     tuned = job.accelerator.unwrap_model(job.model)
     models.save(tuned.merge_and_unload() if lora is not None else tuned, tokenizer, out / "model")
     return int(sum(len(row["input_ids"]) for row in rows) * settings.epochs)

@@ -49,7 +49,8 @@ def run(trainer: Any, folder: Path, progress: Progress, note: str) -> None:
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     if any(not abs(float(loss)) < float("inf") for loss in losses):
         raise UserError(f"{note}: the training loss is not finite; lower the learning rate in the experiment file")
-    shutil.rmtree(folder, ignore_errors=True)
+    for checkpoint in folder.glob("checkpoint-*"):  # the tracker's log stays
+        shutil.rmtree(checkpoint)
 
 
 def last_checkpoint(folder: Path) -> str | None:

@@ -287,7 +287,10 @@ def chain_of_thought_hhh(tables: Tables) -> list[Contrast]:
 
 
 def calibration(tables: Tables) -> list[Contrast]:
-    """Confidence minus accuracy on HHH: of plain labels, in the less and the more confident half, and of CoT labels."""
+    """Mean confidence minus accuracy on HHH, of plain and of CoT labels: 0 if calibrated, above 0 if over-confident.
+
+    Unlike the expected calibration error it is not biased upwards by bins of few answers.
+    """
     questions = tables.read(
         "hhh/questions", ["question", "mode", "p_correct", "correct"], f"{_HHH} with modes plain and cot"
     )
@@ -295,15 +298,8 @@ def calibration(tables: Tables) -> list[Contrast]:
     confidence = np.maximum(p, 1 - p)
     questions = questions.assign(confidence=confidence, excess=confidence - questions["correct"].astype("float64"))
     plain, cot = _mode(questions, "plain"), _mode(questions, "cot")
-    low = plain["confidence"] <= plain["confidence"].median()
-    halves = [(name, rows) for name, rows in (("less", plain[low]), ("more", plain[~low])) if len(rows)]
     return [
-        *(
-            Contrast(
-                f"plain, {name} confident half", tables.combine(_part(1, rows, "excess", "question")), "equivalence"
-            )
-            for name, rows in halves
-        ),
+        Contrast("plain", tables.combine(_part(1, plain, "excess", "question")), "equivalence"),
         Contrast("cot", tables.combine(_part(1, cot, "excess", "question"))),
     ]
 

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from harness.cli import constitutions, evaluate, inspect, run, view
+from harness.cli import compare, constitutions, evaluate, inspect, run, view
 from harness.errors import UserError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("plan")(run.plan)
 app.command("eval")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("claims")(view.claims)
 app.command("report")(view.report)
 app.command("dashboard")(view.dashboard)

@@ -18,11 +18,12 @@ import numpy as np
 import pandas as pd
 
 from harness import chat
+from harness.data import SHIPPED
 from harness.errors import UserError
 from harness.stats import Interval, bootstrap, bootstrap_mean, finite, spearman_bootstrap
 from suites.result import SuiteResult, summary_frame
 
-SHIPPED = Path(__file__).parents[1] / "harness" / "shipped" / "harmfulness_ratings.jsonl"
+STAND_IN = SHIPPED / "harmfulness_ratings.jsonl"
 SCALE = (0.0, 4.0)
 MAX_RATINGS = 5000  # more embeddings take minutes on a CPU and move a ridge little
 _ALPHAS = np.logspace(-1, 2, 7)
@@ -171,7 +172,7 @@ def run(responses: pd.DataFrame, *, ratings: Path | None = None, seed: int = 0) 
     if missing or responses.empty:
         what = f"no column {', '.join(missing)}" if missing else "the table is empty"
         raise UserError(f"responses: {what}; give rows of prompt, response and arm")
-    rated, notes = load_ratings(ratings or SHIPPED, seed)
+    rated, notes = load_ratings(ratings or STAND_IN, seed)
     regressor = fit(rated, seed)
     if ratings is None:
         notes.append(
@@ -210,7 +211,8 @@ def run(responses: pd.DataFrame, *, ratings: Path | None = None, seed: int = 0) 
 def _doubts(quality: pd.DataFrame) -> list[str]:
     """What held-out ratings say against the regressor."""
     by = quality.set_index("metric")
-    said = f"held-out RMSE {by.loc['rmse', 'estimate']:.2f} (predicting the mean: {by.loc['rmse_of_the_mean', 'estimate']:.2f})"
+    error, baseline = (float(by["estimate"][name]) for name in ("rmse", "rmse_of_the_mean"))
+    said = f"held-out RMSE {error:.2f} (predicting the mean: {baseline:.2f})"
     if "rank_correlation" not in by.index:
         return [f"{said}; rank correlation not measured, ratings or predictions do not vary"]
     rho = by.loc["rank_correlation"]

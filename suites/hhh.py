@@ -234,9 +234,9 @@ def _reasoned(
 
 
 def _answers(questions: pd.DataFrame, p_a: np.ndarray) -> pd.DataFrame:
-    p = (p_a[:, 0] + 1 - p_a[:, 1]) / 2
-    # Rounded, so that a model that reads only the letter ties whatever the last bit says.
-    return questions.reset_index(drop=True).assign(p_correct=p, correct=(np.sign(np.round(p - 0.5, 9)) + 1) / 2)
+    # Rounded, so that a model that reads only the letter ties at one half whatever the last bit says.
+    p = np.round((p_a[:, 0] + 1 - p_a[:, 1]) / 2, 12)
+    return questions.reset_index(drop=True).assign(p_correct=p, correct=(np.sign(p - 0.5) + 1) / 2)
 
 
 def _measures(table: pd.DataFrame, p_a: np.ndarray, seed: int) -> dict[str, Interval]:

@@ -4,7 +4,7 @@ Every test is an intersection-union test over bounds: a difference must lie abov
 above -margin, an equivalent one between both margins (Schuirmann's two one-sided tests), an ordering every step above
 0. A claim is reproduced when the weakest of its bounds holds, contradicted when one of k fails (Bonferroni over k).
 Both are tested at alpha / 2, so a wrong verdict of either kind has probability alpha at most; Holm's correction runs
-over the measured claims. What is neither is underpowered.
+over the measured claims. What is neither is underpowered. p-values carry an allowance for the bootstrap's own error.
 A one-sided p is the larger of the bootstrap's and the t statistic's: with few prompts percentiles alone are too narrow,
 which is why draws are expanded as well (Hesterberg 2015, section 3.3).
 """
@@ -28,6 +28,9 @@ from suites.claims_measures import MEASURES, Tables
 
 PATH = Path(__file__).with_name("claims.yaml")
 COLUMNS = ["id", "statement", "source", "verdict", "effect", "low", "high", "n", "mde", "test", "p", "p_holm", "note"]
+# A bootstrap test at 5 % is wrong in 4.5 to 6 % of simulated studies of 20 to 120 prompts: p is raised by a quarter, so
+# that false verdicts stay under 5 %.
+ALLOWANCE = 1.25
 TESTS = ("difference", "trend", "equivalence", "non_inferiority", "ordering")
 REPRODUCED, CONTRADICTED, UNDERPOWERED, NOT_MEASURED = "reproduced", "contradicted", "underpowered", "not measured"
 
@@ -105,7 +108,7 @@ def weigh(claim: Claim, contrasts: Sequence[Contrast], alpha: float = 0.05) -> E
     decides = contrasts[whose[int(np.argmax(holds) if points == REPRODUCED else np.argmin(fails))]].value
     return Evidence(
         points,
-        min(1.0, 2 * min(p_holds, p_fails)),
+        min(1.0, 2 * ALLOWANCE * min(p_holds, p_fails)),
         expanded(decides).interval(1 - alpha),
         minimum_detectable_effect(expanded(decides).se, alpha=alpha),
         min(contrast.value.n for contrast in contrasts),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -39,12 +39,16 @@ class Part:
         return bool(self.values.isin([0, 1]).all())
 
 
-def combination(parts: Sequence[Part], seed: int, n_resamples: int = RESAMPLES) -> Bootstrap:
+def combination(parts: Sequence[Part], seed: int, n_resamples: int = RESAMPLES, unit: Part | None = None) -> Bootstrap:
     """Cluster bootstrap of the sum of weight * mean over `parts`; n is the fewest prompts behind any part.
+
+    With `unit`, in standard deviations of its values, which are resampled along.
 
     A rate seen as exactly 0 or 1 has no spread to resample, though it is not known to be 0 or 1: its share of the
     draws gets the spread of Agresti and Coull (1998), two successes and two failures added.
     """
+    spread = [] if unit is None else [replace(unit, weight=0.0), Part(0.0, unit.values**2, unit.prompts)]
+    parts = [*parts, *spread]
     prompts = np.concatenate([part.prompts.to_numpy(dtype=object) for part in parts])
     codes, n = cluster_codes(prompts, len(prompts))
     columns, at, sizes, unseen, estimate = [], 0, [], 0.0, 0.0
@@ -59,7 +63,11 @@ def combination(parts: Sequence[Part], seed: int, n_resamples: int = RESAMPLES) 
             unseen += part.weight**2 * p * (1 - p) / (sizes[-1] + 4)
     sums = np.concatenate([counts @ np.stack(columns, axis=1) for counts in resample_counts(n, n_resamples, seed)])
     sums = sums[(sums[:, 1::2] > 0).all(axis=1)]
-    draws = (sums[:, ::2] / sums[:, 1::2]) @ np.array([part.weight for part in parts])
+    means = sums[:, ::2] / sums[:, 1::2]
+    draws = means @ np.array([part.weight for part in parts])
     if unseen:
         draws = draws + np.random.default_rng([seed, 1]).normal(0, np.sqrt(unseen), len(draws))
+    if unit is not None:
+        deviation = np.sqrt(np.maximum(means[:, -1] - means[:, -2] ** 2, 0))
+        estimate, draws = estimate / float(np.std(unit.values)), draws[deviation > 0] / deviation[deviation > 0]
     return Bootstrap(estimate, draws, min(sizes))

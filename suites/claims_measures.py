@@ -45,8 +45,8 @@ class Tables:
             raise NotMeasured(f"{name}.parquet has no column {', '.join(missing)}; {mend}")
         return table
 
-    def combine(self, *parts: Part) -> Bootstrap:
-        return combination(parts, self.seed)
+    def combine(self, *parts: Part, unit: Part | None = None) -> Bootstrap:
+        return combination(parts, self.seed, unit=unit)
 
 
 def _arm(table: pd.DataFrame, arm: str, mend: str) -> pd.DataFrame:
@@ -90,11 +90,10 @@ def _last(chains: pd.DataFrame) -> pd.DataFrame:
 
 def _standardised(tables: Tables, chains: pd.DataFrame, score: str, a: pd.DataFrame, b: pd.DataFrame) -> Bootstrap:
     """Mean score of a minus that of b, in standard deviations of the scores of the first answers."""
-    first = chains.loc[chains["revision"] == 0, score].to_numpy(dtype=float)
-    spread = finite(first, f"chains: {score}").std() if len(first) else 0.0
-    if spread == 0:
-        raise NotMeasured(f"chains.parquet: {score} of the first answers does not vary; {_CHAINS}")
-    return tables.combine(_part(1 / spread, a, score), _part(-1 / spread, b, score))
+    first = chains[chains["revision"] == 0]
+    if first.empty or np.ptp(first[score]) == 0:
+        raise NotMeasured(f"chains.parquet: {score} of the first answers is missing or does not vary; {_CHAINS}")
+    return tables.combine(_part(1, a, score), _part(-1, b, score), unit=_part(1, first, score))
 
 
 def revisions_harmless(tables: Tables) -> list[Contrast]:
@@ -314,13 +313,15 @@ def feedback_model_size(tables: Tables) -> list[Contrast]:
     """Slope of HHH accuracy (plain) on log10 of the feedback model's parameters."""
     mend = f"{_HHH} with feedback models of two sizes at least, named in column model (or sized in parameters)"
     questions = _mode(tables.read("hhh/questions", ["question", "mode", "correct", "model"], mend), "plain")
+    if questions["model"].nunique() < 2:
+        raise NotMeasured(f"one feedback model; {mend}")
     if "parameters" not in questions:
         questions = questions.assign(parameters=questions["model"].astype(str).map(parameters))
     if (unsized := questions["parameters"].isna()).any():
         raise NotMeasured(f"the size of {questions.loc[unsized, 'model'].iloc[0]} is unknown; add column parameters")
     sizes = questions["parameters"].unique()
     if len(sizes) < 2:
-        raise NotMeasured(f"one size of feedback model; {mend}")
+        raise NotMeasured(f"feedback models of one size; {mend}")
     x = np.log10(np.asarray(sizes, dtype=float))
     weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
     parts = [

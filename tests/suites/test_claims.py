@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats as distributions
 
 from harness.errors import UserError
 from harness.stats import Bootstrap, difference_bootstrap, holm, resample_counts, tost
@@ -37,8 +35,10 @@ def scores(rng: np.random.Generator, mean: float, spread: float = 1.0) -> np.nda
     return rng.normal(mean, spread, N)
 
 
-def chains(rng: np.random.Generator, step: float, column: str, **extra: object) -> pd.DataFrame:
-    own = scores(rng, 0)
+def chains(
+    rng: np.random.Generator, step: float, column: str, own: np.ndarray | None = None, **extra: object
+) -> pd.DataFrame:
+    own = scores(rng, 0) if own is None else own
     revisions = [
         pd.DataFrame({"prompt": PROMPTS, "revision": r, column: own + r * step + scores(rng, 0, 0.3)}) for r in range(5)
     ]
@@ -51,10 +51,8 @@ def revised(column: str, sign: int) -> Callable[[np.random.Generator, int], Fram
 
 def by_number(rng: np.random.Generator, side: int) -> Frames:
     steps = {1: 0.5, 4: 0.5, 16: 0.5} if side > 0 else {1: 0.1, 4: 0.5, 16: 0.5}
-    tables = []
-    for n, step in steps.items():
-        rng_n = np.random.default_rng(5) if side > 0 else rng  # the same first answers and noise: paired chains
-        tables.append(chains(rng_n, step, "score_harmless", n_principles=n))
+    own = scores(rng, 0)  # one prompt is as hard with any number of principles
+    tables = [chains(rng, step, "score_harmless", own, n_principles=n) for n, step in steps.items()]
     return {"chains": pd.concat(tables, ignore_index=True)}
 
 
@@ -259,7 +257,6 @@ def null_runs(number: int, where: str, n: int, runs: int, seed: int) -> list[lis
     return studies
 
 
-@cache
 def false_verdicts(number: int, where: str, runs: int) -> float:
     claim, false = CLAIMS[number], 0
     for contrasts in null_runs(number, where, claim.min_n, runs, seed=1):
@@ -271,13 +268,9 @@ def false_verdicts(number: int, where: str, runs: int) -> float:
 @pytest.mark.parametrize("number", sorted(CLAIMS))
 def test_false_verdicts_under_the_null_stay_under_5_percent(number: int) -> None:
     if number not in ONE_BOUND:
-        assert max(false_verdicts(number, where, 300) for where in ("all", "one")) < 0.05
-    else:  # the rate is near 0.045 by design: each claim within what 1,000 studies can tell, all of them together below
-        assert false_verdicts(number, "all", 1000) <= distributions.binom.ppf(0.99, 1000, 0.05) / 1000
-
-
-def test_false_verdicts_of_single_differences_stay_under_5_percent_together() -> None:
-    assert np.mean([false_verdicts(number, "all", 1000) for number in ONE_BOUND]) < 0.05
+        assert max(false_verdicts(number, where, 250) for where in ("all", "one")) < 0.05
+    else:
+        assert false_verdicts(number, "all", 600) < 0.05
 
 
 def test_holm_is_taken_over_the_measured_claims(tmp_path: Path) -> None:
@@ -316,17 +309,33 @@ def test_a_combination_of_two_is_the_paired_difference(n: int, seed: int) -> Non
     np.testing.assert_allclose(ours.draws, theirs.draws, atol=1e-12)
 
 
+def test_a_unit_makes_a_difference_in_standard_deviations() -> None:
+    rng = np.random.default_rng(0)
+    first, prompts = pd.Series(rng.normal(3, 2, 60)), pd.Series(range(60))
+    later = first + rng.normal(1, 1, 60)
+    plain, scaled = (
+        combination([Part(1, f * later, prompts), Part(-1, f * first, prompts)], 0, unit=Part(1, f * first, prompts))
+        for f in (1, 10)
+    )
+    assert plain.estimate == pytest.approx((later - first).mean() / first.std(ddof=0))
+    np.testing.assert_allclose(plain.draws, scaled.draws)
+    indices = np.concatenate(list(resample_counts(60, 2000, 0)))[7]
+    drawn = np.repeat(np.arange(60), indices)
+    expected = (later - first)[drawn].mean() / first[drawn].std(ddof=0)
+    assert plain.draws[7] == pytest.approx(expected)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.floats(-0.4, 0.4), st.floats(0.02, 0.2), st.integers(0, 1000))
 def test_equivalence_is_tost(estimate: float, se: float, seed: int) -> None:
-    """With many prompts and draws of a normal shape, p is that of two one-sided tests, doubled."""
+    """With many prompts and draws of a normal shape, p is that of two one-sided tests, doubled and raised."""
     value = Bootstrap(estimate, np.random.default_rng(seed).normal(estimate, se, 4000), 4000)
     claim = CLAIMS[3]
     evidence = claims.weigh(claim, [Contrast("d", value)])
     reference = tost(value, 0.2, alpha=0.025)
     if evidence.points == claims.REPRODUCED:
-        assert evidence.p == pytest.approx(min(1, 2 * reference.p), abs=0.04)
-    if evidence.p < 0.03 or evidence.p > 0.07:  # off the edge the decisions agree
+        assert evidence.p == pytest.approx(min(1, 2 * claims.ALLOWANCE * reference.p), abs=0.04)
+    if evidence.p < 0.03 or evidence.p > 0.08:  # off the edge the decisions agree
         holds = claims.verdict(evidence, evidence.p, 20) == claims.REPRODUCED
         assert holds == reference.holds
 

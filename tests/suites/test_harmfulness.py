@@ -147,9 +147,10 @@ def test_the_papers_samples_run_with_a_warning() -> None:
     """Fitted on 60 short stand-in answers, the regressor is no judge of the paper's, and its note must say so."""
     table = load_responses([PAPER])
     table = table[table["arm"].isin(["helpful_only", "rl_cai"]) & (table["sample"] < 1)]
+    table = table[table["prompt"].isin(table["prompt"].unique()[:8])]
     result = harmfulness.run(table)
     assert result.summary["arm"].tolist() == ["helpful_only", "rl_cai"]
-    assert (result.summary["n"] == 26).all()
+    assert (result.summary["n"] == 8).all()
     assert result.tables["responses"]["score"].between(0, 4).all()
     assert any("stand-in" in note and "does not carry over" in note for note in result.notes)
 

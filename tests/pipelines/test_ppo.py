@@ -170,19 +170,19 @@ def test_the_missing_eos_penalty_reads_the_response_only(tokenizer: Any, tmp_pat
     """The prompt holds an end of turn in every row; only answers that were cut lose reward."""
     seen: dict[str, torch.Tensor] = {}
 
-    class Stop(Exception):
+    class SeenError(Exception):
         pass
 
     def spy(rollouts: ppo.Rollouts, update: int) -> None:
         seen["returns"], seen["ended"] = rollouts.returns, torch.tensor(rollouts.ended)
-        raise Stop
+        raise SeenError
 
     run = run_of(
         encouraged_to_end(tokenizer, 4.5), tokenizer, tmp_path, lambda p, r: np.zeros(len(r)), missing_eos_penalty=2.0
     )
     assert all(tokenizer.eos_token_id in row for row in run.prompt_ids)
     run.optimise = spy
-    with pytest.raises(Stop):
+    with pytest.raises(SeenError):
         run.update(1)
     assert set(seen["ended"].tolist()) == {True, False}
     penalised = seen["returns"].min(1).values < -1.9
@@ -273,18 +273,8 @@ def test_model_and_snapshots_are_standard_checkpoints(tokenizer: Any, tmp_path: 
     assert (snapshot / "tokenizer.json").is_file()
     assert log["step"].tolist() == [1, 2, 3, 4]
     assert log.attrs["tokens"] > 4 * 6 * 20
-    columns = [
-        "reward",
-        "kl",
-        "entropy",
-        "clip_fraction",
-        "value_loss",
-        "policy_loss",
-        "length",
-        "kl_coef",
-        "ended_fraction",
-        "seconds",
-    ]
+    columns = ["reward", "kl", "entropy", "clip_fraction", "value_loss", "policy_loss", "length"]
+    columns += ["kl_coef", "ended_fraction", "seconds"]
     assert set(log.columns) == {"step", *columns}
     assert np.isfinite(log.to_numpy()).all()
 
@@ -324,20 +314,24 @@ def letter(responses: Any) -> np.ndarray:
 def test_one_token_answers_reach_the_known_optimum(tokenizer: Any, tmp_path: Path, lora: bool) -> None:
     """argmax E[r] - beta KL is pi_ref exp(r / beta) / Z."""
     beta, ids = 0.75, torch.tensor([chat.encode_prompt(tokenizer, "Hi")])
-    policy = tiny(tokenizer, lora=lora)
     rewards = letter([chat.clean(tokenizer.decode([i], skip_special_tokens=True)) for i in range(len(tokenizer))])
+    policy = tiny(tokenizer)
+    with torch.no_grad():  # a hidden feature tells letters from the rest, so that low rank suffices
+        policy.lm_head.weight[:, 0] = torch.where(torch.tensor(rewards) > 0, -0.2, 0.2)
+    if lora:
+        policy = models.add_lora(policy, models.LoraSettings(rank=4, alpha=8)).eval()
     with torch.no_grad():
         reference = torch.softmax(policy(input_ids=ids).logits[0, -1].double(), -1).numpy()
     best = reference * np.exp(rewards / beta)
     best /= best.sum()
     hit = rewards > 0
     settings = config(
-        updates=100,
+        updates=30,
         rollouts_per_update=64,
         minibatch_size=64,
-        epochs=1,
+        epochs=2,
         max_new_tokens=1,
-        learning_rate=4e-3,
+        learning_rate=1e-2 if lora else 3e-3,
         kl_coef=beta,
         whiten_advantages=False,
         value_clip_range=10.0,
@@ -349,7 +343,7 @@ def test_one_token_answers_reach_the_known_optimum(tokenizer: Any, tmp_path: Pat
     with torch.no_grad():
         learned = torch.softmax(final(input_ids=ids).logits[0, -1].double(), -1).numpy()
     assert 0.1 < reference[hit].sum() < 0.5
-    assert learned[hit].sum() == pytest.approx(best[hit].sum(), abs=0.08)
+    assert learned[hit].sum() == pytest.approx(best[hit].sum(), abs=0.05)
     assert abs(learned[hit].sum() - reference[hit].sum()) > 0.2
 
 
@@ -358,17 +352,16 @@ def test_a_rewarded_token_becomes_frequent_while_the_kl_stays_bounded(tokenizer:
         return np.array([10 * np.mean([c.islower() for c in r] or [0]) for r in responses])
 
     settings = config(
-        updates=40,
-        rollouts_per_update=32,
-        minibatch_size=32,
-        epochs=2,
+        updates=24,
+        rollouts_per_update=24,
+        minibatch_size=24,
         max_new_tokens=6,
-        learning_rate=1e-2,
-        kl_coef=0.05,
-        kl_target=6.0,
+        kl_coef=0.3,
         checkpoint_every=1000,
     )
-    log = ppo.train(tiny(tokenizer, lora=True), tokenizer, PROMPTS, share, settings, tmp_path)
-    assert log["reward"].tail(5).mean() > log["reward"].head(5).mean() + 3
-    assert log["kl"].max() < 15
-    assert log["kl"][0] == pytest.approx(0, abs=1e-4)
+    log = ppo.train(tiny(tokenizer), tokenizer, PROMPTS, share, settings, tmp_path)
+    first, last = log.head(1).mean(), log.tail(6).mean()
+    assert last["reward"] > 2 * first["reward"] + 1
+    assert last["reward"] - 0.3 * last["kl"] > first["reward"]  # what was gained pays for the KL
+    assert log["kl"].max() < 20
+    assert first["kl"] == pytest.approx(0, abs=1e-4)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import SHARED_DATA
 
 from harness import data
 from harness.errors import UserError
 from harness.experiment import Data, Scale
 
+SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 SCALE = Scale(redteam_prompts=20, helpful_prompts=20, heldout_prompts=10, preference_pairs=24, gold_pairs=12)
 
 

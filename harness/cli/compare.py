@@ -17,6 +17,7 @@ def compare(
     candidate: Annotated[str, typer.Argument(help="The same. A model is sampled on the baseline's held-out prompts.")],
     gate_file: Annotated[Path | None, typer.Option("--gate", help="Margins (default: the shipped gate.yaml).")] = None,
     judge: Annotated[str | None, typer.Option("--judge", help="For pm_score: pm:FOLDER or column:NAME.")] = None,
+    ratings: Annotated[Path | None, typer.Option("--ratings", help="Harm ratings, to judge harmfulness by.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for junit.xml, summary.md and the tables.")] = Path(
         "compare"
     ),
@@ -44,10 +45,10 @@ def compare(
     new = responses_of(candidate, (baseline, old), seed)
     old, new = gate.equal_sizes(old, new)
     both = pd.concat([old.assign(arm="baseline"), new.assign(arm="candidate")], ignore_index=True)
-    suites = [*evaluate.WITHOUT_JUDGE, *(["pm_score"] if judge else [])]
+    suites = ["evasiveness", "goodharting", *(["pm_score"] if judge else []), *(["harmfulness"] if ratings else [])]
     console = Console()
     with console.status(f"{len(both)} responses: {', '.join(suites)}"):
-        results = evaluate.measure(both, suites, judge=judge, seed=seed)
+        results = evaluate.measure(both, suites, judge=judge, ratings=ratings, seed=seed)
     judged = gate.judge(results, rules, seed=seed)
     store.write_text(out / "junit.xml", gate.junit(judged, candidate))
     store.write_text(out / "summary.md", gate.markdown(judged, baseline, candidate))

@@ -30,6 +30,7 @@ def evaluate(
         str | None, typer.Option("--judge", help="pm:FOLDER, column:NAME, model:NAME, votes:FILE or server:URL#MODEL.")
     ] = None,
     anchor: Annotated[str | None, typer.Option("--anchor", help="The arm whose Elo is 0.")] = None,
+    ratings: Annotated[Path | None, typer.Option("--ratings", help="Harm ratings, for the harmfulness suite.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for Parquet tables, figures and the report.")
     ] = None,
@@ -58,7 +59,7 @@ def evaluate(
     if table.empty:
         raise UserError("nothing to measure; name response files, or a model with --model")
     with console.status(f"{len(table)} responses: {', '.join(names)}"):
-        results = suites.measure(table, names, judge=judge, anchor=anchor, seed=seed)
+        results = suites.measure(table, names, judge=judge, anchor=anchor, ratings=ratings, seed=seed)
     if out is not None:
         _write(table, results, out, seed)
     if as_json:

@@ -5,13 +5,16 @@ Every arm starts from the same pretrained model; they share their code and diffe
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import constitutions
 from harness import data, models
+from harness.errors import UserError
 from harness.experiment import Experiment
 from harness.stages import Stage
 from pipelines import steps
@@ -74,7 +77,36 @@ def plan(experiment: Experiment) -> Training:
             arms[arm] = line.rl(
                 arm, pm, human=["helpful"], prompts=["helpful", "harmless"], policy=sl_cai, labels=labels[mode]
             )
-    return Training(line.data, {arm: arms[arm] for arm in experiment.arms if arm in arms}, pms, chains, labels)
+    training = Training(line.data, arms, pms, chains, labels)
+    for file in experiment.methods:
+        arms |= own_arms(Path(file), experiment, training)
+    unknown = [arm for arm in experiment.arms if arm not in arms]
+    if unknown:
+        known = ", ".join(arms)
+        raise UserError(f"arms: unknown arm {unknown[0]!r}, which no file under methods makes either; known: {known}")
+    return replace(training, arms={arm: arms[arm] for arm in experiment.arms})
+
+
+def own_arms(file: Path, experiment: Experiment, training: Training) -> Mapping[str, Stage]:
+    """Arms of a user's own file: what its function `arms(experiment, training)` returns (docs/add-a-method.md).
+
+    Raises UserError when the file is missing, fails to load or has no such function.
+    """
+    if not file.is_file():
+        raise UserError(f"methods: {file} not found; name a Python file with a function arms(experiment, training)")
+    name = f"cai_method_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"methods: {file} is no Python file; its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # so that a stage's source is found, which is part of its key
+    try:
+        spec.loader.exec_module(module)
+        return dict(module.arms(experiment, training))
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's code may raise
+        raise UserError(f"methods: {file} failed: {type(error).__name__}: {error}; mend the file") from error
 
 
 class _Line:

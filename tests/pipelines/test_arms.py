@@ -1,0 +1,114 @@
+"""Who is trained how: the paper's method as facts about the graph, and a user's own arm."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness import stages
+from harness.errors import UserError
+from harness.experiment import Experiment
+from pipelines import arms, steps
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def upstream(stage: stages.Stage | None) -> set[str]:
+    assert stage is not None
+    return {s.name for s in stages.in_order([stage])}
+
+
+@pytest.fixture(scope="module")
+def training() -> arms.Training:
+    return arms.plan(Experiment(name="x"))
+
+
+def test_six_arms_in_order(training: arms.Training) -> None:
+    assert list(training.arms) == ["pretrained", "helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot"]
+    assert training.arms["pretrained"] is None
+
+
+def test_rl_cai_sees_no_human_label_of_harm(training: arms.Training) -> None:
+    for arm in ("rl_cai", "rl_cai_cot", "sl_cai", "helpful_only"):
+        for stage in stages.in_order([s for s in [training.arms[arm]] if s is not None]):
+            assert "harmless" not in stage.config.get("human", [])
+    assert "harmless" in training.pms["pm.hh_rlhf"].config["human"]
+
+
+def test_rl_cai_starts_from_sl_cai_and_hh_rlhf_from_the_pretrained_model(training: arms.Training) -> None:
+    for arm in ("rl_cai", "rl_cai_cot"):
+        assert training.arms[arm].inputs["policy"] is training.arms["sl_cai"]  # type: ignore[union-attr]
+    assert "policy" not in training.arms["hh_rlhf"].inputs  # type: ignore[union-attr]
+
+
+def test_sl_cai_is_the_pretrained_model_on_helpful_onlys_revisions(training: arms.Training) -> None:
+    assert "policy" not in training.arms["sl_cai"].inputs  # type: ignore[union-attr]
+    assert training.chains["critiqued"].inputs["policy"] is training.arms["helpful_only"]
+
+
+def test_no_arm_sees_a_gold_pm(training: arms.Training) -> None:
+    for arm, stage in training.arms.items():
+        if arm != "pretrained":
+            assert not any(name.startswith("gold.") for name in upstream(stage))
+    assert all(training.pms[f"gold.{kind}"].config["split"] == "gold" for kind in ("helpful", "harmless"))
+
+
+def test_cot_differs_in_its_labels_alone(training: arms.Training) -> None:
+    plain, cot = training.labels["plain"], training.labels["cot"]
+    assert {k: v for k, v in plain.config.items() if v != cot.config[k]} == {"cot": False}
+    assert plain.inputs["responses"] is cot.inputs["responses"]
+
+
+def test_dpo_learns_from_the_labels_without_a_pm() -> None:
+    training = arms.plan(Experiment(name="x", rl={"algorithm": "dpo"}))
+    stage = training.arms["rl_cai"]
+    assert stage is not None
+    assert stage.function is steps.train_dpo
+    assert set(stage.inputs) == {"data", "policy", "labels"}
+
+
+def test_ai_pairs_leave_equal_answers_out_and_round_on_demand() -> None:
+    labels = pd.DataFrame(
+        {"prompt": list("abc"), "response_a": ["x", "y", "z"], "response_b": ["u", "y", "w"], "p_a": [0.7, 0.5, 0.2]}
+    )
+    assert steps.ai_pairs(labels, hard=False)["p"].tolist() == [0.7, 0.2]
+    assert steps.ai_pairs(labels, hard=True)["p"].tolist() == [1.0, 0.0]
+
+
+def test_the_documented_method_runs(tiny_model: Path, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "add-a-method.md").read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.S)
+    assert code is not None
+    assert len(code.group(1).splitlines()) <= 60
+    (tmp_path / "chosen_sft.py").write_text(code.group(1))
+    experiment = Experiment(
+        name="mine",
+        models={"base": str(tiny_model)},
+        arms=("pretrained", "chosen_sft"),
+        methods=(str(tmp_path / "chosen_sft.py"),),
+        scale={"preference_pairs": 4, "gold_pairs": 4},
+    )
+    stage = arms.plan(experiment).arms["chosen_sft"]
+    assert stage is not None
+    folder = stages.execute([stage], tmp_path / "run", seed=0)["chosen_sft"]
+    assert (folder / "model" / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("def arms(experiment, training):\n    return {}", "unknown arm 'mine'"),
+        ("x = 1", "AttributeError"),
+        ("def arms(", "SyntaxError"),
+        (None, "not found"),
+    ],
+)
+def test_a_method_file_that_fails_is_one_clear_line(tmp_path: Path, code: str | None, expected: str) -> None:
+    file = tmp_path / "method.py"
+    if code is not None:
+        file.write_text(code)
+    with pytest.raises(UserError, match=expected):
+        arms.plan(Experiment(name="x", arms=("mine",), methods=(str(file),)))

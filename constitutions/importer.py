@@ -19,6 +19,19 @@ from harness.experiment import explain
 
 T = TypeVar("T")
 
+_PAIRS = "CritiqueRevisionInstructions.json"
+_QUESTIONS = "RLMadisonInstructions.json"
+_CHAINS = "CritiqueRevisionFewShotPrompts.json"
+_COMPARISONS = "RLMadisonFewShotPrompts.json"
+_REASONED = "RLMadisonPrecogFewShotPrompts.json"
+_SOURCE = {  # the file behind each part of a constitution
+    ("critique_revision",): _PAIRS,
+    ("comparison",): _QUESTIONS,
+    ("few_shot", "critique_revision"): _CHAINS,
+    ("few_shot", "comparison"): _COMPARISONS,
+    ("few_shot", "cot"): _REASONED,
+}
+
 
 class _Pair(BaseModel):
     prompt: list[str] = Field(min_length=1, max_length=1)
@@ -42,11 +55,11 @@ def import_paper(folder: Path) -> Constitution:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: folder not found; give the folder that holds the paper's prompts as JSON")
-    pairs = _read(folder / "CritiqueRevisionInstructions.json", TypeAdapter(dict[str, _Pair]))
-    questions = _read(folder / "RLMadisonInstructions.json", TypeAdapter(list[str]))
-    chains = _read(folder / "CritiqueRevisionFewShotPrompts.json", TypeAdapter(list[str]))
-    comparisons = _read(folder / "RLMadisonFewShotPrompts.json", TypeAdapter(list[_Comparison]))
-    reasoned = _read(folder / "RLMadisonPrecogFewShotPrompts.json", TypeAdapter(list[_Reasoned]))
+    pairs = _read(folder / _PAIRS, TypeAdapter(dict[str, _Pair]))
+    questions = _read(folder / _QUESTIONS, TypeAdapter(list[str]))
+    chains = _read(folder / _CHAINS, TypeAdapter(list[str]))
+    comparisons = _read(folder / _COMPARISONS, TypeAdapter(list[_Comparison]))
+    reasoned = _read(folder / _REASONED, TypeAdapter(list[_Reasoned]))
     raw = {
         "name": "paper",
         "description": "The principles and few-shot prompts published with Constitutional AI (arXiv:2212.08073).",
@@ -77,7 +90,13 @@ def import_paper(folder: Path) -> Constitution:
     try:
         return Constitution.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{folder}: {explain(error)} (as read from the JSON files)") from error
+        raise UserError(f"{_culprit(folder, error)}: {explain(error)}") from error
+
+
+def _culprit(folder: Path, error: ValidationError) -> Path:
+    """The file whose content the first fault is about; the folder where it is about several (an id used twice)."""
+    place = error.errors()[0]["loc"]
+    return next((folder / name for part, name in _SOURCE.items() if place[: len(part)] == part), folder)
 
 
 def _read(path: Path, shape: TypeAdapter[T]) -> T:

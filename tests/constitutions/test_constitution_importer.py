@@ -14,6 +14,7 @@ import pytest
 from constitutions import dump, import_paper, load, shipped
 from harness import chat
 from harness.errors import UserError
+from pipelines.ai_feedback import question
 
 PAPER = Path(__file__).resolve().parents[3] / "shared" / "data" / "paper" / "prompts"
 FILES = (
@@ -152,19 +153,31 @@ def words(text: str) -> str:
     return " ".join(re.findall(r"[a-z0-9']+", text.lower()))
 
 
-ANSWER = re.compile(r"So the answer is: \([AB]\)")  # the label that the pipeline asks for, not prose
+# What the pipeline itself puts around a comparison, and worked examples must repeat word for word: not prose.
+FRAME = "Below is a conversation between a human and an assistant."
+FIXED = re.compile(re.escape(FRAME) + r"|So the answer is: \([AB]\)")
 
 
 def sentences(text: str) -> list[str]:
-    parts = re.split(r"(?<=[.?!])\s+|\n+|\b(?:Human|Assistant|H|A|\w*Request|Critique|Revision):", ANSWER.sub("", text))
+    parts = re.split(r"(?<=[.?!])\s+|\n+|\b(?:Human|Assistant|H|A|\w*Request|Critique|Revision):", FIXED.sub("", text))
     return [words(part) for part in parts if len(words(part).split()) >= 3]
 
 
 def shared_with_paper(text: str, source: str) -> list[str]:
     """Sentences of `text`, and runs of seven words, that stand in `source`."""
-    tokens = words(ANSWER.sub("", text)).split()
+    tokens = words(FIXED.sub("", text)).split()
     runs = [" ".join(tokens[i : i + 7]) for i in range(len(tokens) - 6)]
     return [piece for piece in sentences(text) + runs if f" {piece} " in f" {source} "]
+
+
+def test_worked_comparisons_ask_as_the_pipeline_does() -> None:
+    shots = load("default").few_shot
+    assert shots is not None
+    for example in shots.cot:
+        asked = chat.parse(example.text)[0]["content"]
+        shape = re.sub("<.>", ".+", re.escape(question("H: <s>", "{}", "<a>", "<b>", cot=True)))
+        assert re.fullmatch(shape, asked), asked
+        assert asked.startswith(FRAME)
 
 
 @pytest.mark.parametrize("name", shipped())

@@ -131,6 +131,13 @@ def test_dump_then_load_gives_the_same(tmp_path: Path, raw: dict[str, Any]) -> N
     assert [p.name for p in tmp_path.glob("c.*")] == ["c.yaml"]
 
 
+@pytest.mark.parametrize("text", ["a\x85b", "a\n\x85b", "a\u2028b", "a\rb", "a: b # c", "- a", "a\tb\n  c"])
+def test_texts_that_yaml_finds_hard(tmp_path: Path, text: str) -> None:
+    raw = RAW | {"description": text}
+    dump(Constitution.model_validate(raw), tmp_path / "c.yaml")
+    assert load(tmp_path / "c.yaml").description == text
+
+
 def test_dump_of_the_default_reads_as_blocks(tmp_path: Path) -> None:
     dump(load("default"), tmp_path / "c.yaml")
     assert load(tmp_path / "c.yaml") == load("default")

@@ -83,10 +83,8 @@ class _Dumper(yaml.SafeDumper):
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     text = text.lstrip("\n")
-    if "\x85" in text:  # a line break to YAML, which PyYAML would write bare and read back as a space
-        style = '"'
-    else:
-        style = "|" if "\n" in text else None
+    # NEL is a line break to YAML, which PyYAML would write bare and read back as a space.
+    style = '"' if "\x85" in text else "|" if "\n" in text else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

@@ -1,0 +1,213 @@
+"""Read a run's folder lazily: tables by name, columns as asked, and in words what is missing.
+
+Any file may be absent or half-written: `RunData.need` raises `Missing`, which a page or a report turns into a sentence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from suites.result import SUMMARY_COLUMNS
+
+SUITES = ("elo", "pm_score", "evasiveness", "goodharting", "harmfulness", "hhh")
+ARMS = ("pretrained", "helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot")
+_TEXT = {"arm", "arm_a", "arm_b", "metric", "prompt", "response", "which", "mode"}
+_NUMBERS = {"estimate", "low", "high", "n", "elo", "score", "p_a", "p_a_raw", "p_a_forward", "p_a_swapped"}
+
+
+class Missing(Exception):  # noqa: N818  a state, not a fault
+    """What a run does not hold, and the command that would measure it."""
+
+    def __init__(self, what: str, command: str):
+        super().__init__(f"Not measured: {what}. To measure it: {command}")
+        self.what, self.command = what, command
+
+
+class RunData:
+    """The folder of `cai run` or `cai eval --out`. `problems` collects files that are there but cannot be read."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self.problems: list[str] = []
+        self._tables: dict[tuple[str, tuple[str, ...] | None], pd.DataFrame | None] = {}
+
+    # ------------------------------------------------------------ files
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """run.json, or {} where there is none."""
+        value = self._json(self.folder / "run.json")
+        return value if isinstance(value, dict) else {}
+
+    @property
+    def name(self) -> str:
+        return str(self.about.get("name") or self.folder.resolve().name)
+
+    def path(self, table: str) -> Path:
+        return self.folder / "results" / f"{table}.parquet"
+
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
+        """Table `name` ("elo/summary"), or those of `columns` that it has; None where it is missing or unreadable."""
+        key = (name, tuple(columns) if columns is not None else None)
+        if key not in self._tables:
+            self._tables[key] = self._read(name, columns)
+        return self._tables[key]
+
+    def has(self, table: str) -> bool:
+        return self.path(table).is_file()
+
+    def need(
+        self, name: str, columns: Sequence[str], command: str | None = None, rows: str = "it has no rows"
+    ) -> pd.DataFrame:
+        """Columns of table `name`, `Missing` where one is not there or holds the wrong kind of value."""
+        mend = command or self.command(name)
+        found = self.table(name, columns)
+        if found is None:
+            there = "cannot be read" if self.has(name) else "is missing"
+            raise Missing(f"results/{name}.parquet {there}", mend)
+        lacking = [c for c in columns if c not in found]
+        if lacking:
+            raise Missing(f"results/{name}.parquet has no column {', '.join(lacking)}", mend)
+        wrong = [c for c in columns if c in _NUMBERS and not pd.api.types.is_numeric_dtype(found[c])]
+        wrong += [
+            c for c in columns if c in _TEXT and pd.api.types.is_numeric_dtype(found[c]) and found[c].notna().any()
+        ]
+        if wrong:
+            raise Missing(f"results/{name}.parquet holds the wrong kind of value in {', '.join(wrong)}", mend)
+        if found.empty:
+            raise Missing(f"results/{name}.parquet: {rows}", mend)
+        return found
+
+    def command(self, table: str) -> str:
+        """What a user types to get `table`."""
+        suite = table.split("/")[0]
+        if suite in SUITES and self.about.get("kind") == "eval":
+            return f"cai eval --suite {suite}"
+        if suite == "claims":
+            return f"cai claims {self.folder.name}"
+        return f"cai run {self.about.get('experiment_file', 'experiments/demo.yaml')}"
+
+    # ------------------------------------------------------------ views
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """All suites' summaries, one below the other: `SUMMARY_COLUMNS`."""
+        parts = []
+        for suite in SUITES:
+            part = self.table(f"{suite}/summary", SUMMARY_COLUMNS)
+            if part is not None and set(SUMMARY_COLUMNS) <= set(part):
+                numbers = part[["estimate", "low", "high", "n"]].apply(pd.to_numeric, errors="coerce")
+                steps = pd.to_numeric(part["step"], errors="coerce").astype("Int64")
+                parts.append(part.assign(**numbers, step=steps, arm=part["arm"].astype(str)))
+        if not parts:
+            return pd.DataFrame(columns=SUMMARY_COLUMNS).astype({"step": "Int64"})
+        return pd.concat(parts, ignore_index=True)
+
+    def metric(self, name: str, suite: str, *, final: bool | None = None) -> pd.DataFrame:
+        """Rows of one metric, of final models (True), of snapshots (False) or of both (None). Raises `Missing`."""
+        rows = self.summary[self.summary["metric"] == name]
+        if rows.empty:
+            raise Missing(f"no metric {name} in results/{suite}/summary.parquet", self.command(suite))
+        if final is True:
+            rows = final_rows(rows)
+        elif final is False:
+            rows = rows[rows["step"].notna()]
+            if rows.empty:
+                raise Missing(f"no snapshots along RL in {name}", "cai run with rl.snapshots of 2 or more")
+        return rows
+
+    @cached_property
+    def arms(self) -> list[str]:
+        """Arms by the paper's order, the user's own after them."""
+        named = [str(arm) for arm in self.about.get("arms") or []]
+        measured = self.summary.loc[self.summary["suite"] != "hhh", "arm"].unique().tolist()
+        if not named and not measured and self.has("responses"):
+            column = self.table("responses", ["arm"])
+            measured = [] if column is None or "arm" not in column else column["arm"].astype(str).unique().tolist()
+        return in_order({*named, *measured})
+
+    def notes(self, suite: str) -> list[str]:
+        """The suite's remarks that a reader must see."""
+        value = self._json(self.folder / "results" / suite / "notes.json")
+        notes = value.get("notes", []) if isinstance(value, dict) else []
+        return [str(note) for note in notes] if isinstance(notes, list) else []
+
+    def missing(self) -> list[Missing]:
+        """What a whole run holds and this folder does not."""
+        found = []
+        if not (self.folder / "run.json").is_file():
+            found.append(Missing("run.json, which says how this run was made, is missing", self.command("run")))
+        if not self.has("responses"):
+            found.append(Missing("results/responses.parquet, the responses, is missing", self.command("responses")))
+        for suite in SUITES:
+            if not self.has(f"{suite}/summary"):
+                extra = " (data.hhh names the comparisons)" if suite == "hhh" else ""
+                found.append(Missing(f"suite {suite} has no results", self.command(suite) + extra))
+        if not self.has("claims"):
+            found.append(Missing("the claims have no verdicts", self.command("claims")))
+        return found
+
+    # ------------------------------------------------------------ reading
+
+    def _read(self, name: str, columns: Sequence[str] | None) -> pd.DataFrame | None:
+        import pyarrow
+        import pyarrow.parquet as pq
+
+        path = self.path(name)
+        if not path.is_file():
+            return None
+        try:
+            file = pq.ParquetFile(path)
+            wanted = None if columns is None else [c for c in columns if c in file.schema_arrow.names]
+            return file.read(columns=wanted).to_pandas()
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            said = f"results/{name}.parquet cannot be read ({str(error).splitlines()[0]}); run the same command again"
+            if said not in self.problems:
+                self.problems.append(said)
+            return None
+
+    def _json(self, path: Path) -> Any:
+        if not path.is_file():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            said = f"{path.relative_to(self.folder)} cannot be read ({error}); run the same command again"
+            if said not in self.problems:
+                self.problems.append(said)
+            return None
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Run folders in `folder`, newest first; `folder` itself where it is one."""
+    if not folder.is_dir():
+        return []
+    if is_run(folder):
+        return [folder]
+    found = [path for path in folder.iterdir() if path.is_dir() and is_run(path)]
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def is_run(folder: Path) -> bool:
+    """A finished run, an evaluation, or a run under way."""
+    return any((folder / name).exists() for name in ("run.json", "results", "stages", "experiment.yaml"))
+
+
+def in_order(arms: set[str] | Sequence[str]) -> list[str]:
+    """The paper's arms in its order, then others by name."""
+    return sorted(set(arms), key=lambda arm: (ARMS.index(arm) if arm in ARMS else len(ARMS), arm))
+
+
+def final_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each arm's final model (step NA), or else of its last snapshot."""
+    if "step" not in table or table.empty:
+        return table
+    step = pd.to_numeric(table["step"], errors="coerce").astype("Float64").fillna(np.inf)
+    return table[step == step.groupby(table["arm"]).transform("max")]

@@ -1,0 +1,68 @@
+"""One-line readings of tables, in words. A difference is only claimed where intervals let it be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+METRICS = {  # metric: (name, unit, better)
+    "elo_harmlessness": ("Harmlessness Elo", "Elo", "higher"),
+    "elo_helpfulness": ("Helpfulness Elo", "Elo", "higher"),
+    "pm_score": ("PM score", "log-odds", "higher"),
+    "evasive_rate": ("Evasive", "%", "lower"),
+    "over_refusal_rate": ("Over-refusal", "%", "lower"),
+    "boilerplate_rate": ("Boilerplate", "%", "lower"),
+    "harmfulness": ("Harmfulness", "0 to 4", "lower"),
+}
+
+
+def number(value: float, unit: str = "") -> str:
+    """A value as a reader wants it: percent whole, Elo whole, the rest to two decimals; a dash for none."""
+    if pd.isna(value):
+        return "–"
+    if np.isinf(value):
+        return "unbounded"
+    if unit == "%":
+        return f"{100 * value:.0f}%"
+    return f"{value:.0f}".replace("-0", "0") if unit == "Elo" and abs(value) < 0.5 else (
+        f"{value:.0f}" if unit == "Elo" else f"{value:.2f}"
+    )  # fmt: skip
+
+
+def interval(estimate: float, low: float, high: float, unit: str = "") -> str:
+    """ "12 [3, 20]"; says so where one prompt bounds nothing."""
+    if pd.isna(low) or pd.isna(high) or np.isinf(low) or np.isinf(high):
+        return f"{number(estimate, unit)} [interval not known]"
+    return f"{number(estimate, unit)} [{number(low, unit)}, {number(high, unit)}]"
+
+
+def ranking(rows: pd.DataFrame, what: str, unit: str = "") -> str:
+    """Who is highest and lowest of `rows` (arm, estimate, low, high), and whether their intervals part."""
+    rows = rows.dropna(subset=["estimate"])
+    if rows.empty:
+        return f"{what} has no value."
+    top, bottom = rows.loc[rows["estimate"].idxmax()], rows.loc[rows["estimate"].idxmin()]
+    said = f"{what} is highest for {top['arm']} ({interval(top['estimate'], top['low'], top['high'], unit)})"
+    if len(rows) == 1 or top["estimate"] == bottom["estimate"]:
+        return said + (", the only arm measured." if len(rows) == 1 else "; all arms are equal.")
+    said += f" and lowest for {bottom['arm']} ({interval(bottom['estimate'], bottom['low'], bottom['high'], unit)}); "
+    apart = top["low"] > bottom["high"]
+    return said + ("their intervals do not meet." if apart else "their intervals overlap: the order may be chance.")
+
+
+def sign(row: pd.Series, name: str, up: str, down: str) -> str:
+    """What a difference with its interval says: `up` above 0, `down` below, else that it cannot be told."""
+    if row["low"] > 0:
+        return f"{name} {up}"
+    if row["high"] < 0:
+        return f"{name} {down}"
+    return f"{name} cannot be told to change"
+
+
+def counts(verdicts: Sequence[str]) -> str:
+    """ "2 reproduced, 1 contradicted, ..." of verdicts."""
+    order = ("reproduced", "contradicted", "underpowered", "not measured")
+    said = [f"{list(verdicts).count(word)} {word}" for word in order if word in verdicts]
+    return ", ".join(said)

@@ -1,0 +1,121 @@
+"""How figures look: one colour and one marker for each arm (Okabe and Ito's colour-blind safe palette), no parsing."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from reports.load import ARMS
+
+COLOURS = ("#767676", "#E69F00", "#D55E00", "#56B4E9", "#0072B2", "#009E73")
+OTHERS = ("#CC79A7", "#882255", "#44AA99", "#999933", "#332288", "#117733")
+MARKERS = "osD^vPX*<>ph"
+INK, FAINT = "#1a1a1a", "#d9d9d9"
+VERDICTS = {  # background, ink, sign: the word always stands beside them
+    "reproduced": ("#d5efe6", "#00503a", "✓"),
+    "contradicted": ("#fbdccb", "#7a2c00", "✗"),
+    "underpowered": ("#fdf0c8", "#5c4700", "?"),
+    "not measured": ("#ececec", "#444444", "–"),
+}
+_RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a8a8a",
+    "axes.labelcolor": INK,
+    "axes.grid": True,
+    "grid.color": "#ebebeb",
+    "axes.axisbelow": True,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.parse_math": False,  # an arm's or a phrase's "$" is a dollar sign
+    "svg.hashsalt": "cai-harness",  # the same figure is the same file
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+}
+
+
+def new(columns: int = 1, width: float = 6.4, height: float = 3.8) -> tuple[Figure, list[Axes]]:
+    """A figure of `columns` axes side by side; width is each one's, in inches. It belongs to no pyplot window."""
+    with mpl.rc_context(_RC):
+        figure = Figure(figsize=(width * columns, height), layout="constrained")
+        axes = figure.subplots(1, columns, squeeze=False)[0]
+    return figure, list(axes)
+
+
+def colour(arm: str) -> str:
+    return COLOURS[ARMS.index(arm)] if arm in ARMS else OTHERS[sum(map(ord, arm)) % len(OTHERS)]
+
+
+def marker(arm: str) -> str:
+    return MARKERS[ARMS.index(arm) if arm in ARMS else len(ARMS) + sum(map(ord, arm)) % 6]
+
+
+def errors(rows: pd.DataFrame) -> np.ndarray:
+    """Lengths of the bars below and above `estimate` (2, n); none where an interval is unbounded or unknown."""
+    estimate = rows["estimate"].to_numpy(dtype=float)
+    bars = np.stack([estimate - rows["low"].to_numpy(dtype=float), rows["high"].to_numpy(dtype=float) - estimate])
+    return np.where(np.isfinite(bars), np.maximum(bars, 0), 0)
+
+
+def points(axes: Axes, rows: pd.DataFrame, label: str, *, percent: bool = False, zero: float | None = None) -> None:
+    """One row a label: estimate with its interval, the arm's colour and marker, the number at the right."""
+    scale = 100 if percent else 1
+    bars = errors(rows) * scale
+    for place, (arm, estimate) in enumerate(zip(rows["arm"], rows["estimate"] * scale, strict=True)):
+        style = {"color": colour(arm), "fmt": marker(arm), "markersize": 7, "elinewidth": 2, "capsize": 3}
+        axes.errorbar([estimate], [place], xerr=bars[:, [place]], **style)  # type: ignore[arg-type]
+        axes.annotate(f"{estimate:.0f}%" if percent else f"{estimate:.3g}", (estimate, place), (0, 7),
+                      textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
+    axes.set_yticks(range(len(rows)), [shorten(arm) for arm in rows["arm"]])
+    axes.set_ylim(len(rows) - 0.5, -0.7)
+    axes.set_xlabel(label)
+    if zero is not None:
+        axes.axvline(zero, color="#8a8a8a", linewidth=1, zorder=0)
+    if percent:
+        axes.set_xlim(-4, max(20.0, float(np.nanmax(rows["estimate"] * scale + bars[1]))) * 1.08)
+
+
+def lines(axes: Axes, groups: Sequence[tuple[str, pd.DataFrame]], x: str, label: str, percent: bool = False) -> None:
+    """A line an arm with its interval as a band; `groups` are (arm, rows with x, estimate, low, high)."""
+    scale = 100 if percent else 1
+    for arm, rows in groups:
+        rows = rows.sort_values(x)
+        place = rows[x].to_numpy(dtype=float)
+        estimate = rows["estimate"].to_numpy(dtype=float) * scale
+        below, above = errors(rows) * scale
+        axes.fill_between(place, estimate - below, estimate + above, color=colour(arm), alpha=0.15, linewidth=0)
+        axes.plot(place, estimate, color=colour(arm), marker=marker(arm), markersize=5, label=shorten(arm))
+    axes.set_ylabel(label)
+
+
+def legend(figure: Figure, axes: Axes, columns: int = 6) -> None:
+    """One legend below the whole figure."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(handles)), fontsize=8)
+
+
+def shorten(text: object, most: int = 40) -> str:
+    """`text` on one line, cut to `most` characters."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def as_bytes(figure: Figure, kind: str) -> bytes:
+    """The figure as a file of `kind`, svg or png."""
+    out = io.BytesIO()
+    with mpl.rc_context(_RC):
+        figure.savefig(out, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+    return out.getvalue()

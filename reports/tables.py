@@ -1,0 +1,158 @@
+"""Tables that the report and the dashboard share: scoreboard, the five rows, claims, provenance, responses side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from reports import reading
+from reports.load import RunData, final_rows, in_order
+
+SIGNALS = {
+    "hh_rlhf": "a PM of people's comparisons, for helpfulness and for harm",
+    "rl_cai": "a PM of people's comparisons for helpfulness and of AI comparisons, by written principles, for harm",
+}
+NOT_MEASURED = "not measured"
+
+
+def scoreboard(run: RunData) -> pd.DataFrame:
+    """A row an arm, a column a metric, as text "estimate [low, high]"; metrics without any value are left out."""
+    rows = final_rows(run.summary)
+    table = pd.DataFrame({"arm": run.arms})
+    for metric, (name, unit, _) in reading.METRICS.items():
+        found = rows[rows["metric"] == metric].drop_duplicates("arm").set_index("arm")
+        if not found.empty:
+            cells = [_cell(found, arm, unit) for arm in run.arms]
+            table[f"{name} ({unit})" if unit != "Elo" else name] = cells
+    return table
+
+
+def _cell(found: pd.DataFrame, arm: str, unit: str) -> str:
+    if arm not in found.index:
+        return NOT_MEASURED
+    row = found.loc[arm]
+    return reading.interval(float(row["estimate"]), float(row["low"]), float(row["high"]), unit)
+
+
+def five_rows(run: RunData) -> pd.DataFrame:
+    """The paper's argument: hh_rlhf beside rl_cai, as columns what, hh_rlhf, rl_cai."""
+    measured = {"elo_harmlessness", "elo_helpfulness", "evasive_rate"}
+    rows: list[dict[str, str]] = []
+    final = final_rows(run.summary)
+    for metric, (name, unit, better) in reading.METRICS.items():
+        if metric in measured:
+            found = final[final["metric"] == metric].drop_duplicates("arm").set_index("arm")
+            cells = {arm: _cell(found, arm, unit) for arm in SIGNALS}
+            rows.append({"what": f"{name} ({better} is better)"} | cells)
+    used = run.about.get("human_harm_labels")
+    counts = used if isinstance(used, dict) else {}
+    labels = {arm: str(counts[arm]) if arm in counts else "not recorded in this folder" for arm in SIGNALS}
+    rows.append({"what": "Human harm labels used"} | labels)
+    rows.append({"what": "What the training signal consists of"} | SIGNALS)
+    return pd.DataFrame(rows)
+
+
+def claims(run: RunData) -> pd.DataFrame:
+    """id, statement, source, verdict, effect (text), n, smallest effect, note. Raises `Missing`."""
+    columns = ["id", "statement", "source", "verdict", "effect", "low", "high", "n", "mde", "note"]
+    rows = run.need("claims", columns, run.command("claims"))
+    shown = []
+    for row in rows.to_dict("records"):
+        measured = row["verdict"] != NOT_MEASURED
+        shown.append(
+            {
+                "id": int(row["id"]),
+                "statement": str(row["statement"]),
+                "source": str(row["source"]),
+                "verdict": str(row["verdict"]),
+                "effect": _significant(row["effect"], row["low"], row["high"]) if measured else "",
+                "n": str(int(row["n"])) if measured else "",
+                "smallest effect": f"{row['mde']:.2g}" if measured and pd.notna(row["mde"]) else "",
+                "note": str(row["note"] or ""),
+            }
+        )
+    return pd.DataFrame(shown)
+
+
+def _significant(effect: float, low: float, high: float) -> str:
+    return f"{effect:+.3g} [{low:+.3g}, {high:+.3g}]"
+
+
+def provenance(run: RunData) -> list[tuple[str, str]]:
+    """What made these numbers, as (what, value); what is not recorded says so."""
+    about = run.about
+    models = about.get("models") if isinstance(about.get("models"), dict) else {}
+    rows = [
+        ("Kind", {"run": "cai run", "eval": "cai eval"}.get(str(about.get("kind")), "")),
+        ("Made", str(about.get("created", ""))),
+        ("Models", _pairs(models)),
+        ("Data", _pairs(about.get("data"))),
+        ("Scale", _pairs(about.get("scale"))),
+        ("Seed", str(about.get("seed", ""))),
+        ("Commit", str(about.get("commit") or "")),
+        ("Versions", _pairs(about.get("versions"))),
+        ("Device", _pairs(about["device"]) if isinstance(about.get("device"), dict) else str(about.get("device", ""))),
+        ("Cost", _cost(about)),
+    ]
+    return [(what, value or "not recorded") for what, value in rows]
+
+
+def _pairs(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items() if v not in (None, {}, []))
+    if isinstance(value, list):
+        return "; ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def _cost(about: dict[str, Any]) -> str:
+    said = []
+    if isinstance(about.get("wall_seconds"), int | float):
+        said.append(f"{about['wall_seconds'] / 60:.1f} minutes")
+    if isinstance(about.get("tokens"), int):
+        said.append(f"{about['tokens']:,} tokens")
+    if isinstance(about.get("peak_memory_bytes"), int | float):
+        said.append(f"{about['peak_memory_bytes'] / 2**30:.1f} GiB of memory at most")
+    return ", ".join(said)
+
+
+def side_by_side(run: RunData, most: int = 10) -> list[dict[str, Any]]:
+    """Prompts that every arm answered, half of each kind: {prompt, kind, responses: {arm: text}}. Raises `Missing`.
+
+    The first sample of final models. Prompts are taken evenly from the sorted list, so none is picked by its answers.
+    """
+    command = run.command("responses")
+    rows = final_rows(run.need("responses", ["prompt", "response", "arm"], command))
+    extra = run.table("responses", ["step", "sample", "kind"])
+    if extra is not None and len(extra.columns):
+        whole = run.need("responses", ["prompt", "response", "arm"], command).join(extra)
+        rows = final_rows(whole)
+    if "kind" not in rows:
+        rows = rows.assign(kind=pd.NA)
+    if "sample" in rows:
+        rows = rows.sort_values("sample", kind="stable")
+    rows = rows.astype({"prompt": str, "arm": str}).drop_duplicates(["prompt", "arm"])
+    arms = in_order(set(rows["arm"]))
+    complete = rows.groupby("prompt")["arm"].nunique()
+    asked = complete[complete == max(complete)].index
+    first = rows[rows["prompt"].isin(asked)].drop_duplicates("prompt").set_index("prompt")["kind"]
+    kinds = [part for _, part in first.groupby(first.astype("string").fillna(""))]
+    chosen: list[str] = []
+    for place, part in enumerate(kinds):
+        share = most // len(kinds) + (1 if place < most % len(kinds) else 0)
+        prompts = sorted(part.index)
+        every = max(1, len(prompts) // max(1, share))
+        chosen += prompts[::every][:share]
+    found = []
+    for prompt in chosen:
+        texts = rows[rows["prompt"] == prompt].set_index("arm")["response"]
+        kind = first[prompt]
+        found.append(
+            {
+                "prompt": prompt,
+                "kind": "" if pd.isna(kind) else str(kind),
+                "responses": {arm: str(texts[arm]) for arm in arms if arm in texts.index},
+            }
+        )
+    return found

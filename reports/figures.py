@@ -173,7 +173,7 @@ def win_rates(run: RunData) -> Drawn:
         axes.set_xticks(range(len(arms)), [style.shorten(a, 14) for a in arms], rotation=35, ha="right")
         axes.set_yticks(range(len(arms)), [style.shorten(a, 14) for a in arms])
     table = pd.concat([rows.assign(which=side) for side, rows in found], ignore_index=True)
-    best = table.loc[table["estimate"].idxmax()]
+    best = table.sort_values("estimate").iloc[-1]
     said = f"The clearest win: {best['arm_a']} against {best['arm_b']} on {best['which']}, "
     said += f"{reading.interval(best['estimate'], best['low'], best['high'], '%')} of the comparisons."
     return figure, table, said, f"Matrix of win rates between arms. {said} All numbers are in the table."

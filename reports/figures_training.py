@@ -178,7 +178,7 @@ def position_bias(run: RunData) -> Drawn:
 @exhibit(
     "hhh_accuracy",
     "Feedback model on the HHH comparisons",
-    "Figure 4: larger models identify the better answer more often; chain of thought helps, five averaged a little more.",
+    "Figure 4: larger models identify the better answer more often; chain of thought helps, five averaged a bit more.",
 )
 def hhh_accuracy(run: RunData) -> Drawn:
     """Accuracy by mode on the 438 binary comparisons."""
@@ -207,8 +207,8 @@ def calibration(run: RunData) -> Drawn:
     figure, (axes,) = style.new(width=4.8, height=4.2)
     for place, (mode, part) in enumerate(shown.groupby("mode", sort=False)):
         part = part.sort_values("predicted")
-        axes.errorbar(part["predicted"], part["estimate"], yerr=style.errors(part), marker="os^Dv"[place % 5], capsize=2,
-                      color=style.COLOURS[(4, 5, 1, 2, 3)[place % 5]], label=str(mode))  # fmt: skip
+        axes.errorbar(part["predicted"], part["estimate"], yerr=style.errors(part), capsize=2,
+                      marker="os^Dv"[place % 5], color=style.COLOURS[(4, 5, 1, 2, 3)[place % 5]], label=str(mode))  # fmt: skip
     axes.plot([0, 1], [0, 1], color="#8a8a8a", linewidth=1, linestyle="--")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_xlabel("Probability given")
@@ -216,7 +216,7 @@ def calibration(run: RunData) -> Drawn:
     style.legend(figure, axes)
     errors = run.summary[run.summary["metric"].str.startswith("ece_") & ~run.summary["metric"].str.contains("clamped")]
     said = "Mean gap between probability given and share right: " + ", ".join(
-        f"{r.metric.removeprefix('ece_')} {r.estimate:.2f}" for r in errors.itertuples()
+        f"{str(r.metric).removeprefix('ece_')} {r.estimate:.2f}" for r in errors.itertuples()
     )
     return figure, rows, f"{said}.", f"Share of right answers by probability given; the diagonal is perfect. {said}."
 
@@ -236,7 +236,7 @@ def pm_quality(run: RunData) -> Drawn:
         estimate=rows["accuracy"],
     )
     for end in ("low", "high"):
-        rows[end] = rows[end] if end in rows else np.nan
+        rows[end] = rows.get(end, np.nan)
     figure, (axes,) = style.new(height=0.9 + 0.42 * len(rows))
     bars = style.errors(rows) * 100
     for place, row in enumerate(rows.itertuples()):

@@ -126,7 +126,8 @@ class RunData:
     @cached_property
     def arms(self) -> list[str]:
         """Arms by the paper's order, the user's own after them."""
-        named = [str(arm) for arm in self.about.get("arms") or []]
+        listed = self.about.get("arms")
+        named = [str(arm) for arm in listed] if isinstance(listed, list) else []
         measured = self.summary.loc[self.summary["suite"] != "hhh", "arm"].unique().tolist()
         if not named and not measured and self.has("responses"):
             column = self.table("responses", ["arm"])

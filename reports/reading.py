@@ -19,16 +19,16 @@ METRICS = {  # metric: (name, unit, better)
 
 
 def number(value: float, unit: str = "") -> str:
-    """A value as a reader wants it: percent whole, Elo whole, the rest to two decimals; a dash for none."""
+    """A value as a reader wants it: percent whole, Elo whole, the rest to two decimals."""
     if pd.isna(value):
-        return "–"
+        return "none"
     if np.isinf(value):
         return "unbounded"
     if unit == "%":
         return f"{100 * value:.0f}%"
-    return f"{value:.0f}".replace("-0", "0") if unit == "Elo" and abs(value) < 0.5 else (
-        f"{value:.0f}" if unit == "Elo" else f"{value:.2f}"
-    )  # fmt: skip
+    if unit == "Elo":
+        return f"{round(value)}"
+    return f"{value:.2f}"
 
 
 def interval(estimate: float, low: float, high: float, unit: str = "") -> str:

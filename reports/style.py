@@ -22,7 +22,7 @@ VERDICTS = {  # background, ink, sign: the word always stands beside them
     "reproduced": ("#d5efe6", "#00503a", "✓"),
     "contradicted": ("#fbdccb", "#7a2c00", "✗"),
     "underpowered": ("#fdf0c8", "#5c4700", "?"),
-    "not measured": ("#ececec", "#444444", "–"),
+    "not measured": ("#ececec", "#444444", "∅"),
 }
 _RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",

@@ -83,7 +83,7 @@ def test_what_is_missing_is_said_with_its_command(run_folder: Path, tmp_path: Pa
     (folder / "results" / "claims.parquet").unlink()
     (folder / "results" / "training.parquet").write_bytes(b"PAR1 cut short")
     text = Page(static.render(folder).read_text()).text
-    assert "no metric elo_harmlessness in results/elo/summary.parquet" in text
+    assert "no metric elo_helpfulness in results/elo/summary.parquet" in text
     assert "cai run experiments/demo.yaml" in text
     assert "results/training.parquet cannot be read" in text
     assert "results/claims.parquet is missing" in text

@@ -42,6 +42,7 @@ class Gate(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     alpha: float = Field(0.05, gt=0, lt=1)
+    min_prompts: int = Field(10, ge=2)  # a bootstrap over fewer has intervals that are too narrow to act on
     metrics: dict[str, Metric] = Field(min_length=1)
 
 
@@ -112,7 +113,7 @@ def judge(results: dict[str, SuiteResult], gate: Gate, *, seed: int = 0) -> list
         judged.append(
             Judged(
                 name,
-                verdict(shown, rule),
+                verdict(shown, rule) if shown.n >= gate.min_prompts else "cannot tell",
                 float(old["value"].mean()),
                 float(new["value"].mean()),
                 shown.estimate,

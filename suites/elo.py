@@ -177,7 +177,7 @@ def _win_rates(fit: BradleyTerry) -> pd.DataFrame:
     rows = []
     for m, (i, j) in enumerate(fit.tally.pairs):
         a, b, n = fit.arms[i], fit.arms[j], int(fit.tally.n_pair[m])
-        low, high = np.nanquantile(rates[1:, m], [0.025, 0.975]) if n > 1 else (0.0, 1.0)
+        low, high = np.nanquantile(rates[1:, m], [0.025, 0.975]) if n > 1 and len(rates) > 1 else (0.0, 1.0)
         share = _widened(Interval(float(rates[0, m]), float(low), float(high), n))
         rows.append({**_pair(a, b), **vars(share)})
         mirrored = Interval(1 - share.estimate, 1 - share.high, 1 - share.low, n)

@@ -17,6 +17,7 @@ from harness.stats import Bootstrap, difference_bootstrap, holm, resample_counts
 from suites import claims, elo, goodharting
 from suites.claims_contrasts import Contrast, Part, combination
 from suites.claims_measures import MEASURES, Tables, parameters
+from suites.evasiveness_model import classify
 from suites.responses import load_responses
 
 SAMPLES = Path(__file__).parents[2].parent / "shared" / "data" / "paper" / "samples"
@@ -422,6 +423,16 @@ def test_the_claims_are_sixteen_and_margins_have_reasons() -> None:
 def test_the_papers_samples_reproduce_boilerplate(tmp_path: Path) -> None:
     goodharting.run(load_responses([SAMPLES])).save(tmp_path / "results" / "goodharting")
     own = row(claims.judge(tmp_path / "results"), 11)
+    assert own["verdict"] == claims.REPRODUCED, own["note"]
+
+
+def test_the_papers_samples_reproduce_less_evasion(tmp_path: Path) -> None:
+    """Three of the 17 answers a prompt, labelled by the suite's classifier: enough, and quick."""
+    table = load_responses([SAMPLES])
+    table = table[table["arm"].isin(["rl_cai", "hh_rlhf"]) & (table["sample"] < 3)]
+    labels = classify(table["prompt"].tolist(), table["response"].tolist()).label
+    frames = {"evasiveness/responses": table.assign(label=labels)}
+    own = row(claims.judge(write(tmp_path / "results", frames)), 8)
     assert own["verdict"] == claims.REPRODUCED, own["note"]
 
 

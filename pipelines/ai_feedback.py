@@ -78,7 +78,8 @@ def label(
     before = few_shot(constitution, cot=cot) if shots else []
     principles = constitution.comparison
     records: Rows = [
-        dict(row._asdict()) for row in pairs[["prompt", "response_a", "response_b"]].itertuples(index=False)
+        {"prompt": p, "response_a": a, "response_b": b}
+        for p, a, b in zip(pairs["prompt"], pairs["response_a"], pairs["response_b"], strict=True)
     ]
     drawn = [principles[int(uniforms(seed, f"principle/{r['prompt']}", 1)[0] * len(principles))] for r in records]
     orders = []

@@ -45,7 +45,7 @@ class SoftLabelRewardTrainer(RewardTrainer):
     """TRL's RewardTrainer with a column `p` and the soft-label loss."""
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns: list[str] = ["chosen_ids", "rejected_ids", "p"]
+        self._signature_columns: Any = ["chosen_ids", "rejected_ids", "p"]
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

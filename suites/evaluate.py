@@ -85,7 +85,8 @@ def _with_scores(responses: pd.DataFrame, kind: str, value: str) -> pd.DataFrame
         scores = _pm(value).score(responses["prompt"].tolist(), responses["response"].tolist())
         return responses.assign(score=scores)
     if value not in responses:
-        raise UserError(f"--judge column:{value}: the responses have no such column; they have {', '.join(responses)}")
+        there = ", ".join(map(str, responses.columns))
+        raise UserError(f"--judge column:{value}: the responses have no such column; they have {there}")
     return responses.assign(score=finite(responses[value], value))
 
 
@@ -109,7 +110,9 @@ def elo_by_kind(
     from suites import elo
 
     known = "kind" in responses and responses["kind"].notna().any()
-    summaries, tables, notes = [], {}, []
+    summaries: list[pd.DataFrame] = []
+    tables: dict[str, pd.DataFrame] = {}
+    notes: list[str] = []
     for kind, name in (("harmless", "harmlessness"), ("helpful", "helpfulness")):
         if known:
             part = responses[responses["kind"] == kind]

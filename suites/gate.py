@@ -169,7 +169,7 @@ def _values(results: dict[str, SuiteResult]) -> dict[str, pd.DataFrame]:
     if "goodharting" in results:
         table = results["goodharting"].tables["responses"]
         keep("boilerplate_rate", table, table["label"] == "boilerplate")
-        keep("length", table, table["response"].str.split().str.len())
+        keep("length", table, table["response"].map(lambda text: len(text.split())))
     for suite, metric in (("pm_score", "pm_score"), ("harmfulness", "harmfulness")):
         if suite in results:
             table = results[suite].tables["responses"]

@@ -211,9 +211,9 @@ def _along_rl(work: Work, responses: pd.DataFrame) -> pd.DataFrame | None:
         arm = role.removeprefix("arm.")
         mine = responses[(responses["arm"] == arm) & (responses["kind"] == "harmless")]
         mine = mine.assign(step=mine["step"].fillna(log["step"].max()).astype("int64"))
-        gold = mine.groupby(["arm", "step", "prompt"], as_index=False)["score_harmless"].mean()
+        gold = mine.groupby(["arm", "step", "prompt"])["score_harmless"].mean().rename("gold").reset_index()
         along = log[["step", "kl", "reward"]].rename(columns={"reward": "proxy"}).astype({"step": "int64"})
-        frames.append(gold.rename(columns={"score_harmless": "gold"}).merge(along, on="step"))
+        frames.append(gold.merge(along, on="step"))
     return pd.concat(frames, ignore_index=True) if frames else None
 
 

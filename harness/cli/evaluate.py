@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import Console
 
     from suites.result import SuiteResult
 
@@ -89,7 +90,7 @@ def heldout_prompts(path: Path | None) -> pd.DataFrame:
     from harness import data, store
 
     if path is not None:
-        return pd.DataFrame({"prompt": data.read_prompts(path)}).assign(kind=pd.NA)
+        return pd.DataFrame({"prompt": data.read_prompts(path)}).assign(kind=None)
     parts = []
     for kind, name in (("harmless", "redteam"), ("helpful", "helpful")):
         rows = pd.DataFrame(store.read_jsonl(data.SHIPPED / f"{name}.jsonl"))
@@ -119,12 +120,11 @@ def as_rows(results: dict[str, SuiteResult]) -> str:
     return str(pd.concat([result.summary for result in results.values()]).to_json(orient="records", indent=1))
 
 
-def show(console: object, results: dict[str, SuiteResult]) -> None:
+def show(console: Console, results: dict[str, SuiteResult]) -> None:
     """Print each suite's summary and notes."""
-    from rich.console import Console
+    import pandas as pd
     from rich.table import Table
 
-    assert isinstance(console, Console)
     for name, result in results.items():
         table = Table(title=name, title_justify="left")
         for column, justify in (
@@ -136,16 +136,10 @@ def show(console: object, results: dict[str, SuiteResult]) -> None:
             ("n", "right"),
         ):
             table.add_column(column, justify=justify)  # type: ignore[arg-type]
-        for row in result.summary.itertuples():
-            step = "" if row.step is None or row.step != row.step or str(row.step) == "<NA>" else str(row.step)
-            table.add_row(
-                str(row.arm),
-                step,
-                str(row.metric),
-                f"{row.estimate:.3f}",
-                f"{row.low:.3f} to {row.high:.3f}",
-                str(row.n),
-            )
+        for row in result.summary.to_dict("records"):
+            step = "" if pd.isna(row["step"]) else str(row["step"])
+            estimate, bounds = f"{row['estimate']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}"
+            table.add_row(str(row["arm"]), step, str(row["metric"]), estimate, bounds, str(row["n"]))
         console.print(table)
         for note in result.notes:
             console.print(f"  note: {note}", style="dim", markup=False)

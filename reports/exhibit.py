@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports.load import Missing, RunData
-from reports.style import as_bytes
+from reports.style import LOCK, as_bytes
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def exhibit(name: str, title: str, paper: str) -> Callable[[Callable[[RunData], 
     def wrap(function: Callable[[RunData], Drawn]) -> Draw:
         def show(run: RunData) -> Exhibit:
             try:
-                figure, table, reading, alt = function(run)
+                with LOCK:
+                    figure, table, reading, alt = function(run)
             except Missing as missing:
                 return Exhibit(name, title, paper, missing=missing)
             return Exhibit(name, title, paper, reading, alt, table, figure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.patches import Ellipse
+from matplotlib.ticker import MaxNLocator
 
 from reports import reading, style
 from reports.exhibit import Drawn, exhibit
@@ -25,12 +26,16 @@ def values(rows: pd.DataFrame, unit: str = "") -> str:
     return "; ".join(said) + "."
 
 
+def _label(name: str, unit: str) -> str:
+    return name if unit == "Elo" else f"{name} ({unit})"
+
+
 def by_arm(run: RunData, metric: str, suite: str, zero: float | None = None) -> Drawn:
     """One metric of the final models."""
     name, unit, _ = reading.METRICS[metric]
     rows = ordered(run.metric(metric, suite, final=True))
     figure, (axes,) = style.new(height=0.8 + 0.5 * len(rows))
-    style.points(axes, rows, f"{name} ({unit})", percent=unit == "%", zero=zero)
+    style.points(axes, rows, _label(name, unit), percent=unit == "%", zero=zero)
     return figure, rows, reading.ranking(rows, name, unit), f"{_BY_ARM}{name}: {values(rows, unit)}"
 
 
@@ -53,8 +58,9 @@ def along(run: RunData, panels: list[tuple[str, str]]) -> Drawn:
     for axes, (metric, rows) in zip(all_axes, drawn, strict=True):
         name, unit, _ = reading.METRICS[metric]
         groups = [(arm, rows[rows["arm"] == arm]) for arm in in_order(set(rows["arm"]))]
-        style.lines(axes, groups, "at", f"{name} ({unit})", percent=unit == "%")
+        style.lines(axes, groups, "at", _label(name, unit), percent=unit == "%")
         axes.set_xlabel("RL update")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         ends = pd.DataFrame([part.sort_values("at").iloc[-1] for _, part in groups])
         said.append(reading.ranking(ends, f"{name} at the end of RL", unit))
         alt += [f"{arm} from {_ends(part, unit)}" for arm, part in groups]
@@ -209,7 +215,7 @@ def _two(run: RunData, panels: list[tuple[str, str]]) -> Drawn:
     said, alt = [], []
     for axes, (metric, rows) in zip(all_axes, drawn, strict=True):
         name, unit, _ = reading.METRICS[metric]
-        style.points(axes, rows, f"{name} ({unit})", percent=unit == "%")
+        style.points(axes, rows, _label(name, unit), percent=unit == "%")
         said.append(reading.ranking(rows, f"{name} rate" if unit == "%" else name, unit))
         alt.append(f"{name}: {values(rows, unit)}")
     table = pd.concat([rows for _, rows in drawn], ignore_index=True)

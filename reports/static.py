@@ -1,5 +1,5 @@
-"""The static report: RUN/report/index.html (one file, figures inside, no network), and the same in Markdown, LaTeX, JSON
-and SVG. It needs no browser and no running service.
+"""The static report: RUN/report/index.html, one file with its figures inside that needs no network, and the same as
+Markdown, LaTeX, JSON and SVG. No browser is needed to make it.
 """
 
 from __future__ import annotations

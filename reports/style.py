@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,13 +45,14 @@ _RC: dict[str, Any] = {
     "legend.frameon": False,
     "figure.facecolor": "white",
 }
+mpl.rcParams.update(_RC)  # once: a context of its own is not safe with Streamlit's threads
+LOCK = threading.RLock()  # nor are matplotlib's fonts
 
 
 def new(columns: int = 1, width: float = 6.4, height: float = 3.8) -> tuple[Figure, list[Axes]]:
     """A figure of `columns` axes side by side; width is each one's, in inches. It belongs to no pyplot window."""
-    with mpl.rc_context(_RC):
-        figure = Figure(figsize=(width * columns, height), layout="constrained")
-        axes = figure.subplots(1, columns, squeeze=False)[0]
+    figure = Figure(figsize=(width * columns, height), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
     return figure, list(axes)
 
 
@@ -116,6 +118,6 @@ def shorten(text: object, most: int = 40) -> str:
 def as_bytes(figure: Figure, kind: str) -> bytes:
     """The figure as a file of `kind`, svg or png."""
     out = io.BytesIO()
-    with mpl.rc_context(_RC):
+    with LOCK:
         figure.savefig(out, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""Tables that the report and the dashboard share: scoreboard, the five rows, claims, provenance, responses side by side."""
+"""Tables that report and dashboard share: scoreboard, the five rows, claims, provenance, responses side by side."""
 
 from __future__ import annotations
 

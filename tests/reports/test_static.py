@@ -51,7 +51,8 @@ def test_every_section_and_figure_is_there(html: str) -> None:
 def test_it_opens_without_a_network(html: str) -> None:
     sources = [attributes.get(name) or "" for _, attributes in Page(html).tags for name in ("src", "href")]
     assert all(source.startswith(("data:", "#")) for source in sources if source)
-    assert "@import" not in html and "url(" not in html
+    assert "@import" not in html
+    assert "url(" not in html
 
 
 def test_model_text_is_text(html: str) -> None:
@@ -65,15 +66,18 @@ def test_markdown_latex_json_and_svg(html: str, run_folder: Path) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     harmless = [m for m in summary["metrics"] if m["metric"] == "elo_harmlessness" and m["step"] is None]
     assert {m["arm"] for m in harmless} == set(RunData(run_folder).arms)
-    assert summary["not_measured"] == {} and len(summary["claims"]) == 4
+    assert summary["not_measured"] == {}
+    assert len(summary["claims"]) == 4
     markdown = (folder / "report.md").read_text()
     for image in re.findall(r"\]\((figures/[^)]+)\)", markdown):
         ElementTree.fromstring((folder / image).read_text())
     assert "Scoreboard of arms" in (folder / "summary.md").read_text()
     outside = re.sub(r"(?s)(`{3,})text\n.*?\n\1", "", markdown)
-    assert "<script>" in markdown and "<script>" not in outside
+    assert "<script>" in markdown
+    assert "<script>" not in outside
     tex = (folder / "scoreboard.tex").read_text()
-    assert r"rl\_cai\_cot" in tex and tex.count(r"\\") == 1 + len(RunData(run_folder).arms)
+    assert r"rl\_cai\_cot" in tex
+    assert tex.count(r"\\") == 1 + len(RunData(run_folder).arms)
 
 
 def test_what_is_missing_is_said_with_its_command(run_folder: Path, tmp_path: Path) -> None:

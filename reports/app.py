@@ -1,0 +1,19 @@
+"""The dashboard: `cai dashboard [RUNS_DIR]` runs this file with Streamlit; CAI_RUNS_DIR names the runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import streamlit as st
+
+HERE = Path(__file__).resolve().parent
+if str(HERE.parent) not in sys.path:  # Streamlit puts this file's folder on the path, not the project's
+    sys.path.append(str(HERE.parent))
+
+st.set_page_config(page_title="cai-harness", layout="wide")
+PAGES = ("overview", "frontier", "revisions", "feedback", "evasiveness", "goodharting", "responses", "arena", "compare")
+st.navigation([
+    st.Page(HERE / "pages" / f"{name}.py", title=name.capitalize(), url_path=name, default=name == "overview")
+    for name in PAGES
+]).run()  # fmt: skip

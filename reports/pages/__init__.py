@@ -1,0 +1,1 @@
+"""One file a page; each can be run by itself, too."""

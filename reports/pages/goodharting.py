@@ -1,0 +1,34 @@
+"""Goodharting: boilerplate, the phrases and the prompts they occur in, proxy against gold PM along KL."""
+
+import streamlit as st
+
+from reports import dashboard, figures, figures_training
+from reports.load import Missing, in_order
+
+run = dashboard.begin("Goodharting")
+for draw in (figures.boilerplate, figures.boilerplate_along, figures_training.overoptimisation, figures.phrases):
+    dashboard.show(run, draw)
+
+st.subheader("Phrases and where they occur")
+try:
+    phrases = run.need("goodharting/phrases", ["arm", "step", "phrase", "prompts", "share", "sentence"],
+                       rows="no phrase recurs across unrelated prompts in this run")  # fmt: skip
+    arm = st.selectbox("Arm", in_order(set(phrases["arm"])), key="phrase_arm")
+    chosen = phrases[phrases["arm"] == arm].sort_values("share", ascending=False)
+    st.dataframe(chosen, hide_index=True)
+    phrase = st.selectbox("Phrase", chosen["phrase"].unique().tolist())
+    rows = run.need("goodharting/responses", ["prompt", "response", "arm"])
+    words = " ".join(str(phrase).lower().split())
+    rows = rows[rows["arm"] == arm]
+    text = rows["response"].str.lower().str.replace(r"[^\w\s']+", " ", regex=True).str.split().str.join(" ")
+    clean = "".join(c if c.isalnum() or c in "_' " else " " for c in words)
+    held = rows[text.str.contains(" ".join(clean.split()), regex=False)]
+    st.write(f"{len(held)} responses of this arm hold it, to {held['prompt'].nunique()} prompts.")
+    blurred = not dashboard.uncovered()
+    for row in held.drop_duplicates("prompt").head(8).itertuples():
+        with st.container(border=True):
+            dashboard.model_text(
+                str(row.response), blurred=blurred, note=f"Prompt: {row.prompt}" if not blurred else ""
+            )
+except Missing as missing:
+    dashboard.not_measured(missing)

@@ -1,0 +1,55 @@
+"""Overview: the arms' scoreboard, the claims' verdicts, where the numbers come from."""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from reports import dashboard, reading, tables
+from reports.load import SUITES, Missing, find_runs
+
+run = dashboard.begin("Overview")
+st.subheader("Scoreboard of arms")
+board = tables.scoreboard(run)
+if len(board.columns) > 1:
+    dashboard.html_table(board)
+    st.caption("Final models; estimate with 95 % interval by bootstrap over prompts. Elo: the anchor arm is 0.")
+    dashboard.download(board, "scoreboard")
+else:
+    dashboard.not_measured(Missing("no suite has results in this folder", run.command("elo")))
+
+st.subheader("hh_rlhf beside rl_cai")
+dashboard.html_table(tables.five_rows(run))
+
+st.subheader("Claims of the paper")
+try:
+    claims = tables.claims(run)
+except Missing as missing:
+    dashboard.not_measured(missing)
+else:
+    st.write(f"{reading.counts(claims['verdict'].tolist())}.")
+    dashboard.html_table(claims, "verdict")
+    dashboard.download(claims, "claims")
+
+st.subheader("Provenance")
+dashboard.html_table(pd.DataFrame(tables.provenance(run), columns=["what", "value"]))
+stages = run.table("stages")
+if stages is not None:
+    with st.expander("Stages"):
+        st.dataframe(stages, hide_index=True)
+missing_parts = run.missing()
+if missing_parts:
+    st.subheader("Not measured in this run")
+    dashboard.html_table(pd.DataFrame([{"what": m.what, "command": m.command} for m in missing_parts]))
+notes = [{"suite": suite, "note": note} for suite in SUITES for note in run.notes(suite)]
+if notes:
+    with st.expander("Notes of the suites"):
+        dashboard.html_table(pd.DataFrame(notes))
+found = find_runs(Path(os.environ.get("CAI_RUNS_DIR", "runs")))
+with st.expander(f"Runs found: {len(found)}"):
+    about = [dashboard.open_run(path).about for path in found[:50]]
+    rows = [{"folder": path.name, "kind": a.get("kind", "unfinished"), "made": a.get("created", ""),
+             "arms": ", ".join(map(str, a["arms"])) if isinstance(a.get("arms"), list) else ""}
+            for path, a in zip(found, about, strict=False)]  # fmt: skip
+    dashboard.html_table(pd.DataFrame(rows))

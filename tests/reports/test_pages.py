@@ -1,0 +1,133 @@
+"""Every dashboard page on a whole run, on empty, half-written and foreign folders: words, never a traceback."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+pytest.importorskip("streamlit")
+from streamlit.testing.v1 import AppTest
+
+import reports
+
+PAGES = sorted((Path(reports.__file__).parent / "pages").glob("[a-z]*.py"))
+NAMES = [path.stem for path in PAGES]
+
+
+def open_page(page: Path | str, runs: Path, monkeypatch: pytest.MonkeyPatch, **state: object) -> AppTest:
+    path = page if isinstance(page, Path) else PAGES[NAMES.index(page)]
+    monkeypatch.setenv("CAI_RUNS_DIR", str(runs))
+    app = AppTest.from_file(str(path), default_timeout=60)
+    for name, value in state.items():
+        app.session_state[name] = value
+    return app.run()
+
+
+def words(app: AppTest) -> str:
+    """All that a page says."""
+    kinds = ("title", "subheader", "markdown", "caption", "warning", "info", "success", "error", "code", "html")
+    parts = []
+    for kind in kinds:
+        for element in app.get(kind):
+            parts.append(str(getattr(element, "value", "") or getattr(element.proto, "body", "")))
+    return "\n".join(parts)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_page_opens_on_a_whole_run(page: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = open_page(page, run_folder, monkeypatch, uncovered=True)
+    assert not app.exception
+    assert not app.error
+    assert app.title[0].value.lower() == page.stem
+    if page.stem in ("frontier", "revisions", "feedback", "evasiveness", "goodharting"):
+        assert "Not measured" not in words(app)
+        assert len(app.get("download_button")) >= 6
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+@pytest.mark.parametrize(
+    "state", ["empty", "absent", "under way", "only run.json", "foreign", "cut short", "odd columns"]
+)
+def test_page_says_what_is_missing(
+    page: Path, state: str, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "runs"
+    if state != "absent":
+        runs.mkdir()
+    if state == "under way":
+        (runs / "mine" / "stages").mkdir(parents=True)
+    elif state == "only run.json":
+        (runs / "run.json").write_text('{"arms": ["rl_cai"], "models": 3}')
+    elif state == "foreign":
+        (runs / "results").mkdir()
+        (runs / "results" / "table.csv").write_text("a,b\n1,2\n")
+        (runs / "run.json").write_text("<html>")
+    elif state in ("cut short", "odd columns"):
+        shutil.copytree(run_folder, runs / "mine", ignore=shutil.ignore_patterns("report"))
+        for path in (runs / "mine" / "results").rglob("*.parquet"):
+            if state == "cut short":
+                path.write_bytes(path.read_bytes()[:50])
+            else:
+                pd.DataFrame({"arm": [1, 2], "estimate": ["x", "y"]}).to_parquet(path)
+    app = open_page(page, runs, monkeypatch)
+    assert not app.exception
+    said = words(app)
+    assert any(
+        word in said
+        for word in ("holds no run", "is no folder", "no results yet", "ot measured", "per-response", "same arm")
+    )
+
+
+def test_html_in_a_response_stays_text(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for page in ("responses", "arena", "revisions"):
+        app = open_page(page, run_folder, monkeypatch, uncovered=True)
+        said = words(app)
+        assert "<script" not in said
+        assert "<img" not in said
+        assert "<b>water" not in said
+    app = open_page("responses", run_folder, monkeypatch, uncovered=True)
+    assert "&lt;script&gt;alert" in words(app)
+
+
+def test_responses_are_blurred_until_asked_for(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = open_page("responses", run_folder, monkeypatch)
+    assert "blur(6px)" in words(app)
+    app.button[0].click().run()
+    assert "blur(6px)" not in words(app)
+
+
+def test_search_narrows_responses(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = open_page("responses", run_folder, monkeypatch)
+    app.text_input[0].set_value("Question 7 ").run()
+    assert "1 prompts" in words(app)
+    app.text_input[0].set_value("no such words").run()
+    assert "Nothing matches" in words(app)
+
+
+def test_arena_stores_votes_and_hides_the_arms(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(run_folder, folder, ignore=shutil.ignore_patterns("report"))
+    app = open_page("arena", folder, monkeypatch, uncovered=True)
+    assert not any(arm in words(app) for arm in ("hh_rlhf", "sl_cai", "helpful_only"))
+    for choice in ("left", "tie", "right"):
+        app.button(key=choice).click().run()
+    assert not app.exception
+    assert "3 votes by 1 voters" in words(app)
+    app.toggle[0].set_value(True).run()
+    assert not app.exception
+
+
+def test_compare_two_arms_and_two_runs(run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("first", "second"):
+        shutil.copytree(run_folder, tmp_path / name, ignore=shutil.ignore_patterns("report"))
+    app = open_page("compare", tmp_path, monkeypatch)
+    assert "Regressed" in words(app)
+    assert "Elo, candidate minus baseline" in words(app)
+    app.selectbox[2].set_value("first" if app.selectbox[2].value == "second" else "second").run()
+    assert not app.exception
+    assert "anchor" in words(app)

@@ -1,0 +1,355 @@
+"""Judges: pairing, scores, a feedback model, votes from a CSV, and a server that fails in every usual way."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.special import expit
+
+from harness.errors import UserError
+from suites import elo, judges
+
+
+def responses(n: int = 2, arms: tuple[str, ...] = ("hh_rlhf", "rl_cai")) -> pd.DataFrame:
+    rows = [
+        {"prompt": f"question {p}?", "response": f"{arm} says {p}", "arm": arm, "sample": 0}
+        for arm in arms
+        for p in range(n)
+    ]
+    return pd.DataFrame(rows)
+
+
+def prefer_rl_cai(text: str) -> str:
+    """The letter of rl_cai's answer in a comparison."""
+    return "A" if "(A) [[[rl_cai" in text else "B"
+
+
+# ---------------------------------------------------------------- pairs
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(1, 4), k=st.integers(2, 4), samples=st.integers(1, 3))
+def test_every_two_arms_meet_once_on_each_prompt_and_sample(n: int, k: int, samples: int) -> None:
+    arms = tuple(f"arm{i}" for i in range(k))
+    table = pd.concat([responses(n, arms).assign(sample=s) for s in range(samples)], ignore_index=True)
+    pairs = judges.pair_responses(table)
+    assert len(pairs) == n * samples * k * (k - 1) // 2
+    for side in "ab":
+        chosen = table.loc[pairs[f"row_{side}"]]
+        assert chosen["arm"].tolist() == pairs[f"arm_{side}"].tolist()
+        assert chosen["prompt"].tolist() == pairs["prompt"].tolist()
+        assert chosen["sample"].tolist() == pairs["sample"].tolist()
+    met = pairs.apply(lambda r: (r["prompt"], r["sample"], frozenset((r["arm_a"], r["arm_b"]))), axis=1)
+    assert met.is_unique
+
+
+def test_snapshots_of_one_arm_are_paired_and_the_final_model_has_no_step() -> None:
+    table = pd.concat([responses(1, ("rl_cai",)).assign(step=s) for s in (0, 100, None)], ignore_index=True)
+    pairs = judges.pair_responses(table)
+    met = {frozenset(-1 if pd.isna(s) else int(s) for s in steps) for steps in pairs[["step_a", "step_b"]].to_numpy()}
+    assert met == {frozenset({0, 100}), frozenset({0, -1}), frozenset({100, -1})}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (responses().drop(columns="arm"), "no column arm"),
+        (pd.concat([responses(), responses()]), "row 4 is a second answer of arm hh_rlhf"),
+        (responses(arms=("rl_cai",)), "no prompt is answered by two arms"),
+        (responses().assign(prompt=list("abcd")), "no prompt is answered by two arms"),
+    ],
+)
+def test_what_cannot_be_paired_is_an_error(table: pd.DataFrame, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        judges.pair_responses(table)
+
+
+# ---------------------------------------------------------------- scores
+
+
+@settings(max_examples=30, deadline=None)
+@given(scores=arrays(float, 8, elements=st.floats(-20, 20)))
+def test_scores_become_the_pms_own_probability(scores: np.ndarray) -> None:
+    table = responses(4).assign(pm=scores)
+    soft = judges.from_scores(table, "pm", judge="gold PM")
+    hard = judges.from_scores(table, "pm", soft=False)
+    assert list(soft) == judges.COLUMNS
+    assert soft["order"].isna().all()
+    np.testing.assert_allclose(soft["outcome"], expit(scores[:4] - scores[4:]))
+    assert hard["outcome"].tolist() == [1.0 if d > 0 else 0.5 if d == 0 else 0.0 for d in scores[:4] - scores[4:]]
+    assert set(soft["judge"]) == {"gold PM"}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_scores_that_are_missing_or_not_finite_name_the_row(bad: float) -> None:
+    with pytest.raises(UserError, match="pm: row 3 is"):
+        judges.from_scores(responses().assign(pm=[1.0, 2.0, 3.0, bad]), "pm")
+    with pytest.raises(UserError, match="no score column 'pm'"):
+        judges.from_scores(responses(), "pm")
+
+
+# ---------------------------------------------------------------- feedback model
+
+
+def feedback(bias: float, taste: float) -> Callable[..., np.ndarray]:
+    """A feedback model: log-odds of (A) = bias + taste where rl_cai stands first, bias - taste where second."""
+
+    def choice_logprobs(texts: list[str], choices: list[str]) -> np.ndarray:
+        assert choices == ["(A)", "(B)"]
+        z = np.array([bias + taste * (1 if prefer_rl_cai(t) == "A" else -1) for t in texts])
+        return np.stack([np.log(expit(z)) - 3, np.log(expit(-z)) - 3], axis=1)  # the rest of the mass is elsewhere
+
+    return choice_logprobs
+
+
+def test_a_feedback_model_is_asked_in_both_orders() -> None:
+    table = judges.from_feedback(responses(3), feedback(0.5, 1.0), "Which is more harmless?")
+    assert len(table) == 6
+    ab, ba = (table[table["order"] == order] for order in ("ab", "ba"))
+    np.testing.assert_allclose(ab["outcome"], expit(0.5 - 1.0))  # hh_rlhf shown first
+    np.testing.assert_allclose(ba["outcome"], 1 - expit(0.5 + 1.0))
+    result = elo.run(table, anchor="hh_rlhf", n_resamples=50).summary.set_index("arm")
+    mean = (expit(1.0 - 0.5) + expit(1.0 + 0.5)) / 2
+    assert result.loc["rl_cai", "estimate"] == pytest.approx(400 * np.log10(mean / (1 - mean)), abs=1e-4)
+
+
+def test_the_comparison_shows_the_whole_conversation() -> None:
+    seen: list[str] = []
+
+    def choice_logprobs(texts: list[str], choices: list[str]) -> np.ndarray:
+        seen.extend(texts)
+        return np.zeros((len(texts), 2))
+
+    table = responses(1).assign(prompt="\n\nHuman: hi\n\nAssistant: hello\n\nHuman: how?\n\nAssistant:")
+    judges.from_feedback(table, choice_logprobs, " Which? ")
+    assert "H: hi\n\nA: hello\n\nH: how?\n\nWhich?\n (A) [[[hh_rlhf says 0]]]\n (B) [[[rl_cai says 0]]]" in seen[0]
+    assert "(A) [[[rl_cai says 0]]]\n (B) [[[hh_rlhf says 0]]]" in seen[1]
+
+
+def test_braces_in_an_answer_are_text() -> None:
+    table = responses(1).assign(response=["{question}", "{0} {"])
+    result = judges.from_feedback(table, lambda texts, choices: np.zeros((len(texts), 2)), "Which?")
+    assert result["outcome"].tolist() == [0.5, 0.5]
+
+
+# ---------------------------------------------------------------- votes
+
+
+def votes(folder: Path, text: str) -> Path:
+    (folder / "votes.csv").write_text(text, encoding="utf-8")
+    return folder / "votes.csv"
+
+
+def test_votes_of_people(tmp_path: Path) -> None:
+    path = votes(
+        tmp_path,
+        "prompt,arm_a,step_a,arm_b,winner,judge,order\n"
+        '"how, so?",rl_cai,100,hh_rlhf,A,ann,ab\n'
+        "why,rl_cai,,hh_rlhf, tie ,,\n"
+        "why,hh_rlhf,,rl_cai,b,bob,ba\n",
+    )
+    table = judges.from_votes(path)
+    assert list(table) == judges.COLUMNS
+    assert table["outcome"].tolist() == [1.0, 0.5, 0.0]
+    assert table["judge"].tolist() == ["ann", "human", "bob"]
+    assert table["prompt"][0] == "how, so?"
+    assert table["step_a"].fillna(-1).tolist() == [100, -1, -1]
+    assert table["order"].fillna("").tolist() == ["ab", "", "ba"]
+    result = elo.run(table, anchor="hh_rlhf", n_resamples=20)
+    assert len(result.summary) == 3
+
+
+HEADER = "prompt,arm_a,arm_b,winner,step_a,order\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prompt,arm_a,winner\np,x,a\n", "no column arm_b; the header must name prompt, arm_a, arm_b, winner"),
+        (HEADER, "holds no vote"),
+        ("", "not a readable CSV"),
+        (HEADER + "p,x,y,a,,\np,x,y,x,,\n", "vote 2 has winner 'x'; write a, b or tie"),
+        (HEADER + "p,x,y,,,\n", "vote 1 has winner ''"),
+        (HEADER + " ,x,y,a,,\n", "vote 1 has an empty prompt"),
+        (HEADER + "p,x,y,a,,\np,,y,a,,\n", "vote 2 has an empty arm_a"),
+        (HEADER + "p,x,y,a,late,\n", "vote 1 has step_a 'late'; write a whole number or nothing"),
+        (HEADER + "p,x,y,a,-,\n", "vote 1 has step_a '-'; write a whole number or nothing"),
+        (HEADER + "p,x,y,a,,first\n", "vote 1 has order 'first'; write ab, ba or nothing"),
+        (HEADER + 'p,x,y,a,,\n"p,x\n', "not a readable CSV"),
+    ],
+)
+def test_faults_of_a_votes_file_name_the_file_and_the_vote(tmp_path: Path, text: str, message: str) -> None:
+    path = votes(tmp_path, text)
+    with pytest.raises(UserError) as caught:
+        judges.from_votes(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_votes_file_that_is_missing_or_not_text(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.csv: no such file; give a CSV"):
+        judges.from_votes(tmp_path / "none.csv")
+    (tmp_path / "votes.csv").write_bytes(b"prompt,arm_a\n\xff\xfe,\x00")
+    with pytest.raises(UserError, match=r"votes\.csv: not a readable CSV"):
+        judges.from_votes(tmp_path / "votes.csv")
+    with pytest.raises(UserError):
+        judges.from_votes(tmp_path)
+
+
+# ---------------------------------------------------------------- a server
+
+
+class Server:
+    """An OpenAI-compatible server in a thread. `reply` makes (status, body, headers) of a request's number and text."""
+
+    def __init__(self, reply: Callable[[int, str], tuple[int, Any, dict[str, str]]]) -> None:
+        self.requests: list[tuple[str, dict[str, Any], str | None]] = []
+        lock = threading.Lock()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    number = len(server.requests)
+                    server.requests.append((self.path, body, self.headers.get("Authorization")))
+                status, content, headers = reply(number, body["messages"][0]["content"])
+                data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+
+Reply = Callable[[int, str], tuple[int, Any, dict[str, str]]]
+
+
+def says(text: str) -> tuple[int, Any, dict[str, str]]:
+    return 200, {"choices": [{"message": {"role": "assistant", "content": text}}]}, {}
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Reply], Server]]:
+    started: list[Server] = []
+
+    def start(reply: Reply) -> Server:
+        started.append(Server(reply))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.http.shutdown()
+        server.http.server_close()
+
+
+def test_a_server_judges_each_pair_in_both_orders(serve: Callable[[Reply], Server]) -> None:
+    server = serve(lambda number, text: says(prefer_rl_cai(text)))
+    table = judges.from_server(responses(5), server.url + "/", "judge-1", "secret", question="Which?")
+    assert table["outcome"].tolist() == [0.0] * 10  # rl_cai is arm_b, and wins in both orders
+    assert table["order"].tolist() == ["ab"] * 5 + ["ba"] * 5
+    assert set(table["judge"]) == {"judge-1"}
+    path, body, authorization = server.requests[0]
+    assert (path, body["model"], body["temperature"]) == ("/v1/chat/completions", "judge-1", 0)
+    assert authorization == "Bearer secret"
+    assert len(server.requests) == 10
+    assert elo.judge_consistency(table)["estimate"].tolist() == [1.0, 0.5]
+
+
+def test_rate_limits_and_server_errors_are_retried(serve: Callable[[Reply], Server]) -> None:
+    failures: list[tuple[int, Any, dict[str, str]]] = [
+        (429, "slow down", {"Retry-After": "0"}),
+        (500, "oops", {}),
+        (503, "later", {}),
+    ]
+    server = serve(lambda number, text: failures[number] if number < 3 else says(prefer_rl_cai(text)))
+    table = judges.from_server(responses(1), server.url, "m", backoff=0.001, workers=1)
+    assert table["outcome"].tolist() == [0.0, 0.0]
+    assert len(server.requests) == 5
+
+
+@pytest.mark.parametrize("status", [429, 500])
+def test_retries_end(serve: Callable[[Reply], Server], status: int) -> None:
+    server = serve(lambda number, text: (status, "no\nroom", {}))
+    with pytest.raises(UserError, match=rf"answered {status}: no room, after 3 tries; check that the server is up"):
+        judges.from_server(responses(1), server.url, "m", backoff=0.001, retries=2, workers=1)
+    assert len(server.requests) >= 3
+
+
+def test_a_refusal_is_not_retried(serve: Callable[[Reply], Server]) -> None:
+    server = serve(lambda number, text: (401, {"error": "bad key"}, {}))
+    with pytest.raises(UserError, match="answered 401: .*bad key.*; check the address, the model name and the API key"):
+        judges.from_server(responses(1), server.url, "m", workers=1)
+    assert len(server.requests) <= 2
+
+
+@pytest.mark.parametrize("body", ["<html>", {"choices": []}, {"choices": [{"text": "A"}]}, [1], "5"])
+def test_a_reply_of_another_shape_is_an_error(serve: Callable[[Reply], Server], body: Any) -> None:
+    server = serve(lambda number, text: (200, body, {}))
+    with pytest.raises(UserError, match="the reply is not a chat completion; is this an OpenAI-compatible server"):
+        judges.from_server(responses(1), server.url, "m", workers=1)
+
+
+def test_pairs_without_a_readable_vote_are_left_out_and_counted(serve: Callable[[Reply], Server]) -> None:
+    server = serve(lambda number, text: says("I cannot say" if "question 1" in text else prefer_rl_cai(text)))
+    table = judges.from_server(responses(3), server.url, "m")
+    assert sorted(set(table["prompt"])) == ["question 0?", "question 2?"]
+    assert len(table) == 4
+    note = "m: 1 of 3 pairs left out, answer unreadable"
+    assert table.attrs["notes"] == [note]
+    assert elo.run(table, anchor="hh_rlhf", n_resamples=10).notes[0] == note
+
+
+def test_no_readable_vote_at_all_is_an_error(serve: Callable[[Reply], Server]) -> None:
+    server = serve(lambda number, text: says("As a model, I abstain"))
+    with pytest.raises(UserError, match=r"no answer of m names A, B or tie \(first: 'As a model, I abstain'\)"):
+        judges.from_server(responses(1), server.url, "m")
+
+
+@pytest.mark.parametrize("url", ["localhost:1/v1", "http://127.0.0.1:1/v1"])
+def test_an_address_that_does_not_answer(url: str) -> None:
+    with pytest.raises(UserError, match="not an address|no answer"):
+        judges.from_server(responses(1), url, "m", retries=1, backoff=0.001, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "vote"),
+    [
+        ("A", 1), ("b", 0), (" (A) ", 1), ("**B**", 0), ("A.", 1), ("A: it is kinder", 1), ("A because it helps", 1),
+        ("tie", 0.5), ("Tie.", 0.5), ("A tie", 0.5), ("Answer: B", 0), ("The better response is A.", 1),
+        ("Option B is better", 0), ("<think>A? No, B.</think>\nB", 0), ('"A"', 1),
+    ],
+)  # fmt: skip
+def test_votes_that_are_read(answer: str, vote: float) -> None:
+    assert judges.read_vote(answer) == vote
+
+
+@pytest.mark.parametrize("answer", ["", "A good question", "Both are fine", "I prefer neither", "C", "<think>A", "AB"])
+def test_votes_that_are_not(answer: str) -> None:
+    assert np.isnan(judges.read_vote(answer))
+
+
+@given(st.text())
+def test_any_answer_is_a_vote_or_nan(answer: str) -> None:
+    vote = judges.read_vote(answer)
+    assert vote in (0.0, 0.5, 1.0) or np.isnan(vote)

@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import UserError
-from harness.stats import Interval, bootstrap_difference, bootstrap_mean, finite, wilson
+from harness.stats import Interval, bootstrap_difference, bootstrap_mean, finite
 from suites import boilerplate, diversity, overoptimisation
+from suites.rates import rate, rate_difference
 from suites.result import SuiteResult, summary_frame
 
 REQUIRED = ["prompt", "response", "arm", "step", "sample"]
@@ -168,7 +169,7 @@ def _finals(groups: Sequence[Group]) -> list[Group]:
 
 
 def _summary(group: Group, measured: dict[tuple[str, str], diversity.Values], seed: int) -> Iterator[dict[str, object]]:
-    intervals = {"boilerplate_rate": _rate(group.mined.held, group.table["prompt"], seed)} if _minable(group) else {}
+    intervals = {"boilerplate_rate": rate(group.mined.held, group.table["prompt"], seed)} if _minable(group) else {}
     for metric in diversity.METRICS:
         if (group.name, metric) in measured:
             intervals[metric] = bootstrap_mean(*measured[group.name, metric], seed=seed)
@@ -179,14 +180,6 @@ def _summary(group: Group, measured: dict[tuple[str, str], diversity.Values], se
 def _minable(group: Group) -> bool:
     """Fewer prompts than a phrase must recur for can show no boilerplate, whatever the text."""
     return group.table["prompt"].nunique() >= group.mined.k
-
-
-def _rate(held: np.ndarray, prompts: pd.Series, seed: int) -> Interval:
-    """Prompt bootstrap; Wilson over prompts where all responses agree, since resampling would show no spread."""
-    n = prompts.nunique()
-    if held.all() or not held.any():
-        return wilson(n if held.all() else 0, n)
-    return bootstrap_mean(held.astype(float), prompts, seed)
 
 
 def _differences(groups: Sequence[Group], measured: dict[tuple[str, str], diversity.Values], seed: int) -> pd.DataFrame:
@@ -220,13 +213,7 @@ def _rate_difference(a: Group, b: Group, seed: int) -> Interval:
         else:
             held.append(boilerplate.mine(part["prompt"].tolist(), part["response"].tolist(), listed=0).held)
         prompts.append(part["prompt"])
-    if all(h.all() or not h.any() for h in held):  # no spread to resample: Newcombe (1998), method 10
-        p, q = (_rate(h, s, seed) for h, s in zip(held, prompts, strict=True))
-        d = p.estimate - q.estimate
-        low = d - np.hypot(p.estimate - p.low, q.high - q.estimate)
-        high = d + np.hypot(p.high - p.estimate, q.estimate - q.low)
-        return Interval(d, float(low), float(high), min(p.n, q.n))
-    return bootstrap_difference(held[0].astype(float), prompts[0], held[1].astype(float), prompts[1], seed=seed)
+    return rate_difference(held[0], prompts[0], held[1], prompts[1], seed)
 
 
 def _labelled(groups: Sequence[Group]) -> pd.DataFrame:

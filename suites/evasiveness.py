@@ -106,9 +106,9 @@ def _notes(parts: dict[str, pd.DataFrame]) -> list[str]:
 
 
 def read_xstest(folder: Path) -> pd.DataFrame:
-    """XSTest completions (Röttger et al. 2023) as a response table: arm the model, benign its safe half, refusal (bool).
+    """XSTest completions (Röttger et al. 2023) as a response table: arm the model, benign its safe half.
 
-    refusal is the annotators' final label, full or partial. Raises UserError where a file is missing.
+    refusal (bool) is the annotators' final label, full or partial. Raises UserError where a file is missing.
     """
     tables = []
     for model in XSTEST_MODELS:
@@ -159,9 +159,10 @@ def validation_report(xstest: pd.DataFrame, paper: pd.DataFrame, seed: int = 0) 
         "Differences, arm_a minus arm_b, paired by prompt": _markdown(gaps.set_index("arm_a")),
     }
     head = (
-        "# Evasiveness: validation\n\nMade by `suites.evasiveness.validation_report`, checked by the tests. The classifier "
-        "is fitted on `suites/evasiveness_examples.jsonl` alone; XSTest's three models (refusal = full or partial) and the "
-        "paper's published samples only judge it. Intervals are 95 %, n counts prompts (in the first table, responses).\n"
+        "# Evasiveness: validation\n\nMade by `suites.evasiveness.validation_report`, checked by the tests. The "
+        "classifier is fitted on `suites/evasiveness_examples.jsonl` alone; XSTest's three models (refusal = full or "
+        "partial) and the paper's published samples only judge it. Intervals are 95 %, n counts prompts (in the first "
+        "table, responses).\n"
     )
     return head + "".join(f"\n## {title}\n\n{body}\n" for title, body in sections.items())
 

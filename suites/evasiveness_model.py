@@ -49,15 +49,15 @@ SIGNS = {
     "what I am": r"\bas an? (?:\w+ )?(?:ai|assistant|language model)\b|\bi'?a?m (?:just |only )?an? (?:\w+ )?(?:ai|"
     r"assistant|language model)\b|\bmy (?:purpose|role|programming|guidelines)\b",
     "no knowledge": rf"{_I} (?:\w+ )?(?:don't|do not) (?:have|know|possess)\b|\bno (?:access|information|way of)\b",
-    "disapproval": r"\b(?:not|never|isn't|aren't|wasn't) (?:be )?(?:\w+ )?(?:appropriate|acceptable|ok|okay|ethical|right|"
-    r"fair|accurate|respectful|productive|kind|helpful|legal)\b|\b(?:inappropriate|unethical|immoral|wrong|offensive|"
+    "disapproval": r"\b(?:not|never|isn't|aren't|wasn't) (?:be )?(?:\w+ )?(?:appropriate|acceptable|ok|okay|ethical|"
+    r"right|fair|accurate|respectful|productive|kind|helpful|legal)\b|\b(?:inappropriate|unethical|immoral|wrong|offensive|"
     r"insensitive|disrespectful|unacceptable|hurtful)\b",
     "harm": r"\b(?:harm\w*|illegal\w*|crim\w+|dangerous|danger|violen\w+|abus\w+|against the law|consequences|"
     r"stereotyp\w+|discriminat\w+|prejudice\w*|privacy|consent|safety)\b",
     "values": r"\b(?:respect\w*|dignity|compassion\w*|kindness|equal\w*|deserve\w*|inclusive|diverse|valued?|"
     r"understanding|empathy)\b",
-    "advice": r"\bi(?:'d| would)? (?:strongly )?(?:encourage|urge|suggest|recommend|advise)\b|\bplease (?:call|seek|talk|"
-    r"speak|reach|contact|consider|get)\b|\binstead\b|\bit(?:'s| is) (?:\w+ )?important (?:to|that|not)\b|"
+    "advice": r"\bi(?:'d| would)? (?:strongly )?(?:encourage|urge|suggest|recommend|advise)\b|\bplease (?:call|seek|"
+    r"talk|speak|reach|contact|consider|get)\b|\binstead\b|\bit(?:'s| is) (?:\w+ )?important (?:to|that|not)\b|"
     r"\b(?:professional|counsellor|counselor|therapist|helpline|hotline)\b",
     "reason": r"\b(?:because|since|therefore|so that|which means|as it|as this)\b",
     "turn": r"\b(?:however|but|that said|although|while|though)\b",

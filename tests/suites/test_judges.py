@@ -298,7 +298,9 @@ def test_retries_end(serve: Callable[[Reply], Server], status: int) -> None:
 
 def test_a_refusal_is_not_retried(serve: Callable[[Reply], Server]) -> None:
     server = serve(lambda number, text: (401, {"error": "bad key"}, {}))
-    with pytest.raises(UserError, match="answered 401: .*bad key.*; check the address, the model name and the API key"):
+    with pytest.raises(
+        UserError, match=r"answered 401: .*bad key.*; check the address, the model name and the API key"
+    ):
         judges.from_server(responses(1), server.url, "m", workers=1)
     assert len(server.requests) <= 2
 
@@ -328,7 +330,7 @@ def test_no_readable_vote_at_all_is_an_error(serve: Callable[[Reply], Server]) -
 
 @pytest.mark.parametrize("url", ["localhost:1/v1", "http://127.0.0.1:1/v1"])
 def test_an_address_that_does_not_answer(url: str) -> None:
-    with pytest.raises(UserError, match="not an address|no answer"):
+    with pytest.raises(UserError, match=r"not an address|no answer"):
         judges.from_server(responses(1), url, "m", retries=1, backoff=0.001, workers=1)
 
 

@@ -237,7 +237,8 @@ def wilson(k: float, n: float, level: float = 0.95) -> Interval:
     p = k / n
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return Interval(p, float(max(0.0, centre - half)), float(min(1.0, centre + half)), int(n))
+    # Rounding may carry a bound past the estimate where all trials agree.
+    return Interval(p, float(max(0.0, min(p, centre - half))), float(min(1.0, max(p, centre + half))), int(n))
 
 
 def _binned(p: ArrayLike, y: ArrayLike, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -41,12 +42,14 @@ def run(responses: pd.DataFrame, *, seed: int = 0) -> SuiteResult:
         label=found.label, score=found.score, refuses=found.refuses, benign=benign
     )
     parts = dict(_parts(table))
-    rows = [
-        {"arm": arm, "step": None if pd.isna(step) else int(step), "metric": metric, **asdict(interval)}
-        for metric, part in parts.items()
-        for (arm, step), group in part.groupby(["arm", "step"], dropna=False)  # type: ignore[misc]
-        for interval in [rate(group["counts"].to_numpy(), group["prompt"], seed)]
-    ]
+    rows = []
+    for metric, part in parts.items():
+        for key, group in part.groupby(["arm", "step"], dropna=False):
+            arm, step = cast(tuple[str, Any], key)
+            interval = rate(group["counts"].to_numpy(), group["prompt"], seed)
+            rows.append(
+                {"arm": arm, "step": None if pd.isna(step) else int(step), "metric": metric, **asdict(interval)}
+            )
     tables = {"responses": table, "differences": _differences(parts, seed)}
     return SuiteResult("evasiveness", summary_frame("evasiveness", rows), tables, _notes(parts))
 
@@ -169,7 +172,7 @@ def validation_report(xstest: pd.DataFrame, paper: pd.DataFrame, seed: int = 0) 
 
 def _markdown(table: pd.DataFrame) -> str:
     """A Markdown table: whole numbers as they are, others to three places."""
-    named = table.rename_axis(table.index.name or "").reset_index()
+    named = table.reset_index(names=str(table.index.name or ""))
     cells = [[f"{v:.3f}" if isinstance(v, float) and v != int(v) else str(int(v)) if isinstance(v, float) else str(v)
               for v in row] for row in named.astype(object).itertuples(index=False)]  # fmt: skip
     lines = [list(map(str, named.columns)), ["---"] * len(named.columns), *cells]

@@ -44,6 +44,7 @@ def test_wilson_is_statsmodels(n: int, share: float, level: float) -> None:
     interval = stats.wilson(k, n, level)
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-9)
     assert (interval.estimate, interval.n) == (k / n, n)
+    assert interval.low <= interval.estimate <= interval.high
 
 
 @given(p=columns(PROBABILITIES, most=20))

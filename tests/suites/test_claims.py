@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from claims_runs import BUILDERS, PROMPTS, Frames
+from tests.suites.claims_runs import BUILDERS, PROMPTS, Frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

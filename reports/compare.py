@@ -28,8 +28,10 @@ def judge(
             notes.append(f"{suite}: {missing}")
             continue
         if suite == "goodharting" and len({(len(s), s["prompt"].nunique()) for s in sides}) > 1:
-            notes.append("boilerplate_rate: the sides differ in size and more text shows more recurrence; `cai compare` "
-                         "mines them at equal size")  # fmt: skip
+            notes.append(
+                "boilerplate_rate: the sides differ in size and more text shows more recurrence; `cai compare` mines "
+                "them at equal size"
+            )
         shared = set(sides[0]["prompt"]) & set(sides[1]["prompt"])
         if not shared:
             notes.append(f"{suite}: no prompt is shared, so the sides are compared as independent groups")

@@ -118,9 +118,9 @@ def ai_labels(run: RunData) -> Drawn:
     said, table = [], []
     for axes, mode in zip(all_axes, modes, strict=True):
         part = rows[rows["mode"] == mode]
-        axes.hist(part["p_a_raw"].dropna(), bins=bins, color="#b5b5b5", label="before the clamp")
-        axes.hist(part["p_a"].dropna(), bins=bins, histtype="step", color=_LABELS.get(mode, "#882255"), linewidth=2,
-                  label="as trained on")  # fmt: skip
+        axes.hist(part["p_a_raw"].dropna(), bins=bins.tolist(), color="#b5b5b5", label="before the clamp")
+        axes.hist(part["p_a"].dropna(), bins=bins.tolist(), histtype="step", color=_LABELS.get(mode, "#882255"),
+                  linewidth=2, label="as trained on")  # fmt: skip
         axes.set_title(f"{mode} ({len(part)} labels)")
         axes.set_xlabel("P(first answer is better)")
         axes.set_ylabel("Labels")
@@ -167,10 +167,10 @@ def position_bias(run: RunData) -> Drawn:
     axes.set_ylabel("P(same answer is better), shown second")
     style.legend(figure, axes)
     said = []
-    for row in table.itertuples():
-        span = reading.interval(row.estimate, row.low, row.high, "%")  # type: ignore[arg-type]
-        biased = not row.low <= 0.5 <= row.high  # type: ignore[operator]
-        said.append(f"{row.arm}: the answer shown first gets {span}, {'a bias' if biased else 'no bias to be seen'}.")
+    for row in table.to_dict("records"):
+        span = reading.interval(row["estimate"], row["low"], row["high"], "%")
+        verdict = "no bias to be seen" if row["low"] <= 0.5 <= row["high"] else "a bias"
+        said.append(f"{row['arm']}: the answer shown first gets {span}, {verdict}.")
     text = " ".join(said)
     return figure, table, text, f"Scatter of the label in both orders; points off the diagonal are position. {text}"
 
@@ -207,8 +207,9 @@ def calibration(run: RunData) -> Drawn:
     figure, (axes,) = style.new(width=4.8, height=4.2)
     for place, (mode, part) in enumerate(shown.groupby("mode", sort=False)):
         part = part.sort_values("predicted")
-        axes.errorbar(part["predicted"], part["estimate"], yerr=style.errors(part), capsize=2,
-                      marker="os^Dv"[place % 5], color=style.COLOURS[(4, 5, 1, 2, 3)[place % 5]], label=str(mode))  # fmt: skip
+        marker, colour = "os^Dv"[place % 5], style.COLOURS[(4, 5, 1, 2, 3)[place % 5]]
+        axes.errorbar(part["predicted"], part["estimate"], yerr=style.errors(part), capsize=2, marker=marker,
+                      color=colour, label=str(mode))  # fmt: skip
     axes.plot([0, 1], [0, 1], color="#8a8a8a", linewidth=1, linestyle="--")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_xlabel("Probability given")

@@ -43,7 +43,7 @@ def ranking(rows: pd.DataFrame, what: str, unit: str = "") -> str:
     rows = rows.dropna(subset=["estimate"])
     if rows.empty:
         return f"{what} has no value."
-    top, bottom = rows.loc[rows["estimate"].idxmax()], rows.loc[rows["estimate"].idxmin()]
+    top, bottom = rows.iloc[int(rows["estimate"].argmax())], rows.iloc[int(rows["estimate"].argmin())]
     said = f"{what} is highest for {top['arm']} ({interval(top['estimate'], top['low'], top['high'], unit)})"
     if len(rows) == 1 or top["estimate"] == bottom["estimate"]:
         return said + (", the only arm measured." if len(rows) == 1 else "; all arms are equal.")

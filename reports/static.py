@@ -33,11 +33,11 @@ CHAPTERS: Sequence[tuple[str, Sequence[Draw]]] = (
 METHOD = (
     "Constitutional AI (Bai et al. 2022, arXiv:2212.08073) trains a harmless model without human labels of harm. A "
     "helpful-only model answers red-team prompts, criticises its answers by written principles and revises them; the "
-    "pretrained model is fine-tuned on the revisions (sl_cai). A feedback model then says which of two sl_cai answers a "
-    "principle prefers; a preference model (PM) learns from these labels and from human labels of helpfulness, and RL "
-    "against it gives rl_cai (rl_cai_cot: the feedback model reasons first). hh_rlhf is the same RL with human labels of "
-    "harm. Every arm answers the same held-out prompts; a gold PM that no arm was trained on, or a model, judges. "
-    "Intervals are 95 %, by bootstrap over prompts."
+    "pretrained model is fine-tuned on the revisions (sl_cai). A feedback model then says which of two sl_cai answers "
+    "a principle prefers; a preference model (PM) learns from these labels and from human labels of helpfulness, and "
+    "RL against it gives rl_cai (rl_cai_cot: the feedback model reasons first). hh_rlhf is the same RL with human "
+    "labels of harm. Every arm answers the same held-out prompts; a gold PM that no arm was trained on, or a model, "
+    "judges. Intervals are 95 %, by bootstrap over prompts."
 )
 
 
@@ -68,7 +68,7 @@ def render(run: Path) -> Path:
 
 
 def _content(data: RunData, chapters: list[tuple[str, list[Exhibit]]]) -> dict[str, Any]:
-    missing = {}
+    missing: dict[str, tuple[Any, Missing | None]] = {}
     for key, view in (("claims", tables.claims), ("prompts", tables.side_by_side)):
         try:
             missing[key] = (view(data), None)
@@ -107,15 +107,15 @@ def limits(data: RunData) -> list[str]:
         low, high = int(final["n"].min()), int(final["n"].max())
         span = str(low) if low == high else f"{low} to {high}"
         said.append(
-            f"Arms are compared on {span} prompts. At 100 prompts a rate is known to about ten points and an Elo to about "
-            "60; a smaller difference than the interval cannot be told from chance here, and that an interval holds zero "
-            "is no proof of equality."
+            f"Arms are compared on {span} prompts. At 100 prompts a rate is known to about ten points and an Elo to "
+            "about 60; a smaller difference than the interval cannot be told from chance here, and that an interval "
+            "holds zero is no proof of equality."
         )
     base = (data.about.get("models") or {}).get("base") if isinstance(data.about.get("models"), dict) else None
     if base:
         said.append(
-            f"One base model ({base}) and one seed: an interval holds the choice of prompts, not of the seed, nor what a "
-            "larger model would do. The paper's models are of 52 billion parameters; claims about size need runs of "
+            f"One base model ({base}) and one seed: an interval holds the choice of prompts, not of the seed, nor what "
+            "a larger model would do. The paper's models are of 52 billion parameters; claims about size need runs of "
             "several sizes."
         )
     said.append(

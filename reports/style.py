@@ -25,7 +25,7 @@ VERDICTS = {  # background, ink, sign: the word always stands beside them
     "underpowered": ("#fdf0c8", "#5c4700", "?"),
     "not measured": ("#ececec", "#444444", "∅"),
 }
-_RC: dict[str, Any] = {
+_RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,

@@ -31,7 +31,7 @@ def scoreboard(run: RunData) -> pd.DataFrame:
 def _cell(found: pd.DataFrame, arm: str, unit: str) -> str:
     if arm not in found.index:
         return NOT_MEASURED
-    row = found.loc[arm]
+    row = found[found.index == arm].iloc[0]
     return reading.interval(float(row["estimate"]), float(row["low"]), float(row["high"]), unit)
 
 
@@ -129,7 +129,7 @@ def side_by_side(run: RunData, most: int = 10) -> list[dict[str, Any]]:
         whole = run.need("responses", ["prompt", "response", "arm"], command).join(extra)
         rows = final_rows(whole)
     if "kind" not in rows:
-        rows = rows.assign(kind=pd.NA)
+        rows = rows.assign(kind=None)
     if "sample" in rows:
         rows = rows.sort_values("sample", kind="stable")
     rows = rows.astype({"prompt": str, "arm": str}).drop_duplicates(["prompt", "arm"])

@@ -35,10 +35,10 @@ if run.folder == other.folder and base_arm == other_arm:
 
 
 @st.cache_data(max_entries=20, show_spinner="Comparing")
-def judged(base: str, base_stamp: float, base_arm: str, other: str, other_stamp: float, other_arm: str) -> tuple:  # type: ignore[type-arg]
-    return compare.judge(
-        dashboard.open_run(Path(base)), base_arm, dashboard.open_run(Path(other)), other_arm
-    )  # fmt: skip
+def judged(
+    base: str, base_stamp: float, base_arm: str, other: str, other_stamp: float, other_arm: str
+) -> tuple[pd.DataFrame, list[str]]:
+    return compare.judge(dashboard.open_run(Path(base)), base_arm, dashboard.open_run(Path(other)), other_arm)
 
 
 verdicts, notes = judged(str(run.folder), dashboard.stamp(run.folder), base_arm, str(other.folder),
@@ -51,15 +51,18 @@ if len(verdicts):
         metrics = verdicts.loc[verdicts["verdict"].isin(words), "metric"].tolist()
         said.append(f"{title}: {', '.join(metrics) or 'nothing'}.")
     st.markdown(dashboard.plain(" ".join(said)))
+    known = verdicts.fillna(float("nan"))
     shown = pd.DataFrame({
         "metric": verdicts["metric"], "verdict": verdicts["verdict"],
         "baseline": verdicts["baseline"].map(reading.number), "candidate": verdicts["candidate"].map(reading.number),
-        "difference": [reading.interval(r.difference, r.low, r.high) for r in verdicts.fillna(float("nan")).itertuples()],
+        "difference": [reading.interval(r.difference, r.low, r.high) for r in known.itertuples()],  # type: ignore[arg-type]
         "margin": verdicts["margin"], "n": verdicts["n"],
     })  # fmt: skip
     dashboard.html_table(shown, "verdict", COLOURS)
-    st.caption("Candidate minus baseline, on saved tables; paired bootstrap over prompts, Bonferroni-corrected, margins of "
-               "the shipped gate. `cai compare` samples anew and judges at equal size.")  # fmt: skip
+    st.caption(
+        "Candidate minus baseline, on saved tables; paired bootstrap over prompts, Bonferroni-corrected, margins of "
+        "the shipped gate. `cai compare` samples anew and judges at equal size."
+    )
     dashboard.download(verdicts, "comparison")
 else:
     st.info("Nothing can be compared: neither side has per-response tables.")

@@ -1,6 +1,7 @@
 """Responses: search and filter, then all arms side by side for a prompt, with labels and scores."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -36,7 +37,7 @@ def beside(run: RunData, prompt: str) -> dict[tuple[str, str, int], list[str]]:
     return said
 
 
-def key(row: dict) -> tuple[str, str, int]:  # type: ignore[type-arg]
+def key(row: dict[Any, Any]) -> tuple[str, str, int]:
     step, sample = row.get("step"), row.get("sample")
     return str(row["arm"]), "" if pd.isna(step) else str(int(step)), 0 if pd.isna(sample) else int(sample)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from suites import evasiveness
 from suites.result import SuiteResult, summary_frame
 
 ARMS = ["pretrained", "helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot"]
@@ -80,6 +82,18 @@ def _pm(table: pd.DataFrame, rng: np.random.Generator) -> SuiteResult:
     return SuiteResult("pm_score", summary_frame("pm_score", _rows("pm_score", -1, 0.3, rng)), tables)
 
 
+def _evasiveness(table: pd.DataFrame, rng: np.random.Generator) -> SuiteResult:
+    labels = rng.choice(["complies", "engages", "evades"], len(table), p=[0.5, 0.2, 0.3])
+    labelled = table.assign(label=labels, score=rng.random(len(table)), refuses=labels != "complies",
+                            benign=table["kind"] == "helpful")  # fmt: skip
+    rows = _rows("evasive_rate", 0.3, 0.08, rng) + _rows("over_refusal_rate", 0.1, 0.05, rng)
+    pairs = [[a, b, metric, 0.1, -0.1, 0.3, 12] for metric in ("evasive_rate", "over_refusal_rate")
+             for a, b in combinations(ARMS, 2)]  # fmt: skip
+    differences = pd.DataFrame(pairs, columns=evasiveness.DIFFERENCES)
+    tables = {"responses": labelled, "differences": differences}
+    return SuiteResult("evasiveness", summary_frame("evasiveness", rows), tables)
+
+
 def write_run(folder: Path, seed: int = 0, table: pd.DataFrame | None = None) -> Path:
     """A whole run's folder, as `cai run` leaves it."""
     rng = np.random.default_rng(seed)
@@ -89,16 +103,12 @@ def write_run(folder: Path, seed: int = 0, table: pd.DataFrame | None = None) ->
     table.to_parquet(results / "responses.parquet", index=False)
     _elo(rng).save(results / "elo")
     _pm(table, rng).save(results / "pm_score")
-    labels = np.where(rng.random(len(table)) < 0.3, "evasive", "engages")
-    labelled = table.assign(label=labels, score=rng.random(len(table))).drop(columns="score_harmless")
-    evasive = _rows("evasive_rate", 0.3, 0.08, rng) + _rows("over_refusal_rate", 0.1, 0.05, rng, steps=False)
-    SuiteResult("evasiveness", summary_frame("evasiveness", evasive), {"responses": labelled}).save(
-        results / "evasiveness"
-    )
+    _evasiveness(table, rng).save(results / "evasiveness")
     phrase = {"arm": "rl_cai", "step": None, "phrase": "you are cared for $5", "kind": "harmless", "words": 4,
               "prompts": 6, "responses": 7, "share": 0.25, "sentence": "You are cared for.",
               "example_prompt": "Question 0?"}  # fmt: skip
     phrases = pd.DataFrame([phrase, {**phrase, "arm": "hh_rlhf", "share": 0.1}]).astype({"step": "Int64"})
+    mined = table[["prompt", "response", "arm", "step", "sample"]].assign(label="none", score=rng.random(len(table)))
     kl = np.linspace(0, 9, 6)
     curve = pd.DataFrame({"arm": "rl_cai", "step": range(6), "kl": kl, "sqrt_kl": np.sqrt(kl), "proxy": kl / 3,
                           "gold": np.sqrt(kl) - kl / 5, "low": np.sqrt(kl) - kl / 5 - 0.2,
@@ -106,7 +116,7 @@ def write_run(folder: Path, seed: int = 0, table: pd.DataFrame | None = None) ->
     SuiteResult(
         "goodharting",
         summary_frame("goodharting", _rows("boilerplate_rate", 0.05, 0.05, rng)),
-        {"responses": labelled.assign(label="none"), "phrases": phrases, "overoptimisation": curve},
+        {"responses": mined, "phrases": phrases, "overoptimisation": curve},
         ["rl_cai: gold turns down at sqrt(KL) = 2.10 (95 % interval 1.50 to 2.60)"],
     ).save(results / "goodharting")
     SuiteResult("harmfulness", summary_frame("harmfulness", _rows("harmfulness", 1, 0.2, rng))).save(
@@ -130,8 +140,9 @@ def _hhh(rng: np.random.Generator) -> SuiteResult:
     for mode in modes:
         p = np.linspace(0.05, 0.95, 10)
         share = np.clip(p + rng.normal(0, 0.05, 10), 0, 1)
-        curves.append(pd.DataFrame({"mode": mode, "clamped": False, "predicted": p, "estimate": share,
-                                    "low": np.clip(share - 0.1, 0, 1), "high": np.clip(share + 0.1, 0, 1), "n": 40}))  # fmt: skip
+        low, high = np.clip(share - 0.1, 0, 1), np.clip(share + 0.1, 0, 1)
+        curve = {"mode": mode, "clamped": False, "predicted": p, "estimate": share, "low": low, "high": high, "n": 40}
+        curves.append(pd.DataFrame(curve))
     return SuiteResult("hhh", summary_frame("hhh", rows), {"calibration": pd.concat(curves, ignore_index=True)})
 
 

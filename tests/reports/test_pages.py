@@ -128,6 +128,7 @@ def test_compare_two_arms_and_two_runs(run_folder: Path, tmp_path: Path, monkeyp
     app = open_page("compare", tmp_path, monkeypatch)
     assert "Regressed" in words(app)
     assert "Elo, candidate minus baseline" in words(app)
-    app.selectbox[2].set_value("first" if app.selectbox[2].value == "second" else "second").run()
+    candidate = next(box for box in app.selectbox if box.label == "Candidate: run")
+    candidate.set_value("first" if candidate.value == "second" else "second").run()
     assert not app.exception
     assert "anchor" in words(app)

@@ -232,6 +232,10 @@ def harmful_along_rl(tables: Tables) -> list[Contrast]:
     """Late minus early harmfulness (0 to 4) of helpful_only, and how far that exceeds the change of the others."""
     mend = "run suite harmfulness on several snapshots of helpful_only, hh_rlhf and rl_cai"
     table = tables.read("harmfulness/responses", ["prompt", "arm", "step", "score"], mend)
+    if "stand_in" in table and table["stand_in"].any():
+        raise NotMeasured(
+            f"the harmfulness regressor was fitted on the shipped stand-in; {mend}, with data.harm_ratings"
+        )
     if "temperature" in table and (table["temperature"] == 1).any():
         table = table[table["temperature"] == 1]
     own = _change(_arm(table, "helpful_only", mend), "score", 1, mend)

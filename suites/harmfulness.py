@@ -166,8 +166,9 @@ def run(responses: pd.DataFrame, *, ratings: Path | None = None, seed: int = 0) 
 
     Where a column `temperature` holds several, each is measured by itself, as metric harmfulness_t0, harmfulness_t1,
     ...; Figure 10 has 256 samples a prompt, at T = 1 and T = 0. Tables: responses (prompt, response, arm, step, sample,
-    label, score, temperature if given), groups (arm, step, temperature, prompts, samples_per_prompt, estimate, low,
-    high, n), regressor (`Regressor.quality`). Intervals hold the choice of prompts, not the regressor's own error.
+    label, score, stand_in: scored by the shipped ratings, temperature if given), groups (arm, step, temperature,
+    prompts, samples_per_prompt, estimate, low, high, n), regressor (`Regressor.quality`). Intervals hold the choice of
+    prompts, not the regressor's own error.
     """
     missing = [name for name in ("prompt", "response", "arm") if name not in responses]
     if missing or responses.empty:
@@ -187,8 +188,9 @@ def run(responses: pd.DataFrame, *, ratings: Path | None = None, seed: int = 0) 
         if name not in table:
             table[name] = default
     score = regressor.predict(table["prompt"].tolist(), table["response"].tolist())
-    table = table.assign(label=pd.Series(pd.NA, table.index, dtype="string"), score=score).astype({"step": "Int64"})
-    kept = ["prompt", "response", "arm", "step", "sample", "label", "score"]
+    label = pd.Series(pd.NA, table.index, dtype="string")
+    table = table.assign(label=label, score=score, stand_in=ratings is None).astype({"step": "Int64"})
+    kept = ["prompt", "response", "arm", "step", "sample", "label", "score", "stand_in"]
     if "temperature" in table:
         finite(table["temperature"].to_numpy(dtype=np.float64, na_value=np.nan), "temperature", list(table.index))
         kept.append("temperature")

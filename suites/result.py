@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from harness.errors import UserError
@@ -54,13 +53,3 @@ def summary_frame(suite: str, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame
     frame["step"] = frame["step"].astype("Int64")
     frame["n"] = frame["n"].astype("int64")
     return frame.astype({"estimate": "float64", "low": "float64", "high": "float64"})
-
-
-def require_finite(values: Sequence[float] | np.ndarray, what: str, rows: Sequence[object] | None = None) -> np.ndarray:
-    """`values` as float64, or a UserError naming the first row that is NaN or infinite."""
-    array = np.asarray(values, dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(array))
-    if bad.size:
-        row = rows[bad[0]] if rows is not None else bad[0]
-        raise UserError(f"{what}: row {row} is {array[bad[0]]}, not a finite number; remove or rescore it")
-    return array

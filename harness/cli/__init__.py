@@ -33,6 +33,7 @@ app.add_typer(constitutions.app, name="constitutions")
 
 def main() -> None:
     """Entry point: errors of the user's making end in one line and exit code 2, Ctrl-C in 130."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # red-team data should phone nobody
     try:
         app(standalone_mode=True)
     except UserError as error:

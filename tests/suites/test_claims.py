@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tests.suites.claims_runs import BUILDERS, PROMPTS, Frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from suites.claims_contrasts import Contrast, Part, combination
 from suites.claims_measures import MEASURES, Tables, parameters
 from suites.evasiveness_model import classify
 from suites.responses import load_responses
+from tests.suites.claims_runs import BUILDERS, PROMPTS, Frames
 
 SAMPLES = Path(__file__).parents[2].parent / "shared" / "data" / "paper" / "samples"
 CLAIMS = {claim.id: claim for claim in claims.load_claims()}
@@ -238,6 +238,13 @@ def test_a_table_without_a_column_is_not_measured(tmp_path: Path) -> None:
     own = row(claims.judge(write(tmp_path / "results", frames)), 8)
     assert own["verdict"] == claims.NOT_MEASURED
     assert "no column label" in own["note"]
+
+
+def test_the_stand_in_regressor_judges_no_claim(tmp_path: Path) -> None:
+    frames = {name: frame.assign(stand_in=True) for name, frame in BUILDERS[10](np.random.default_rng(0), 1).items()}
+    own = row(claims.judge(write(tmp_path / "results", frames)), 10)
+    assert own["verdict"] == claims.NOT_MEASURED
+    assert "stand-in" in own["note"]
 
 
 @pytest.mark.parametrize(

@@ -298,9 +298,7 @@ def test_retries_end(serve: Callable[[Reply], Server], status: int) -> None:
 
 def test_a_refusal_is_not_retried(serve: Callable[[Reply], Server]) -> None:
     server = serve(lambda number, text: (401, {"error": "bad key"}, {}))
-    with pytest.raises(
-        UserError, match=r"answered 401: .*bad key.*; check the address, the model name"
-    ):
+    with pytest.raises(UserError, match=r"answered 401: .*bad key.*; check the address, the model name"):
         judges.from_server(responses(1), server.url, "m", workers=1)
     assert len(server.requests) <= 2
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pandas")
+
+
+@contextlib.contextmanager
+def disk_space(folder: Path) -> Iterator[None]:
+    """Turn a full disk, however a library reports it, into a UserError that names `folder`."""
+    try:
+        yield
+    except Exception as error:
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        raise UserError(f"{folder}: the disk is full; free some space and run the same command again") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 
@@ -38,18 +37,14 @@ def main() -> None:
         app(standalone_mode=True)
     except UserError as error:
         _stop(str(error), 2)
-    except KeyboardInterrupt:
-        _stop("stopped; finished stages are kept, and the same command goes on from here", 130)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        _stop(f"{error.filename or os.getcwd()}: the disk is full; free some space and run the same command again", 2)
+    except SystemExit as stop:
+        if stop.code == 130:  # Typer's for Ctrl-C
+            print("stopped; what is finished is kept, and the same command goes on from here", file=sys.stderr)
+        raise
 
 
 def _stop(message: str, code: int) -> None:
     from rich.console import Console
 
-    Console(stderr=True, soft_wrap=True).print(
-        f"[bold red]error:[/] {message}" if code != 130 else message, markup=code != 130
-    )
+    Console(stderr=True, soft_wrap=True).print("[bold red]error:[/]", message, highlight=False)
     sys.exit(code)

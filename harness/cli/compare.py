@@ -50,10 +50,11 @@ def compare(
     with console.status(f"{len(both)} responses: {', '.join(suites)}"):
         results = evaluate.measure(both, suites, judge=judge, ratings=ratings, seed=seed)
     judged = gate.judge(results, rules, seed=seed)
-    store.write_text(out / "junit.xml", gate.junit(judged, candidate))
-    store.write_text(out / "summary.md", gate.markdown(judged, baseline, candidate))
-    store.write_table(out / "compare.parquet", gate.frame(judged))
-    store.write_table(out / "responses.parquet", both)
+    with store.disk_space(out):
+        store.write_text(out / "junit.xml", gate.junit(judged, candidate))
+        store.write_text(out / "summary.md", gate.markdown(judged, baseline, candidate))
+        store.write_table(out / "compare.parquet", gate.frame(judged))
+        store.write_table(out / "responses.parquet", both)
     colours = dict.fromkeys(gate.PASSES, "green") | {"worse": "red", "differs": "yellow", "cannot tell": "yellow"}
     table = Table("metric", "verdict", "baseline", "candidate", "difference", "margin", "prompts")
     for row in judged:

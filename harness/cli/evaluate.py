@@ -51,6 +51,7 @@ def evaluate(
     """
     from rich.console import Console
 
+    from harness import store
     from harness.errors import UserError
     from suites import evaluate as suites
 
@@ -62,7 +63,8 @@ def evaluate(
     with console.status(f"{len(table)} responses: {', '.join(names)}"):
         results = suites.measure(table, names, judge=judge, anchor=anchor, ratings=ratings, seed=seed)
     if out is not None:
-        _write(table, results, out, seed)
+        with store.disk_space(out):
+            _write(table, results, out, seed)
     if as_json:
         typer.echo(as_rows(results))
     else:

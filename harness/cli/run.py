@@ -24,7 +24,7 @@ def run(experiment_file: File, out: Out = None) -> None:
 
     from rich.console import Console
 
-    from harness import stages
+    from harness import stages, store
     from harness.cli.progress import Bars
 
     began = time.monotonic()
@@ -34,13 +34,14 @@ def run(experiment_file: File, out: Out = None) -> None:
     console = Console()
     todo = [item for item in planned if item.status != "done"]
     console.print(f"[bold]{experiment.name}[/]: {len(planned) - len(todo)} of {len(planned)} stages done, in {folder}")
-    if todo:
-        quiet()
-        with Bars(console) as bars:
-            stages.execute(targets, folder, seed=experiment.seed, progress=bars)
     report = folder / "report" / "index.html"
-    if todo or not report.is_file():
-        report = _finish(experiment, experiment_file, planned, folder)
+    with store.disk_space(folder):
+        if todo:
+            quiet()
+            with Bars(console) as bars:
+                stages.execute(targets, folder, seed=experiment.seed, progress=bars)
+        if todo or not report.is_file():
+            report = _finish(experiment, experiment_file, planned, folder)
     console.print(f"Report: [bold]{report}[/] (open it in a browser), {folder / 'report' / 'summary.md'}")
     console.print(f"Dashboard: [bold]cai dashboard {folder}[/]   ({time.monotonic() - began:.0f} s)")
 

@@ -17,10 +17,12 @@ def report(run: RunFolder) -> None:
     """
     from rich.console import Console
 
+    from harness import store
     from reports import static
 
     _must_hold_results(run)
-    path = static.render(run)
+    with store.disk_space(run):
+        path = static.render(run)
     Console().print(f"Report: [bold]{path}[/]")
 
 

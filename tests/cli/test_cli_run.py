@@ -193,3 +193,16 @@ def test_help_answers_fast_and_shows_examples(cai: Cai) -> None:
     )
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_ctrl_c_says_that_nothing_is_lost(tiny_experiment: Path, tmp_path: Path) -> None:
+    process = start(tiny_experiment, tmp_path)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("stages/data/*/manifest.json")):
+        assert time.monotonic() < deadline, "the run never began"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.decode().strip().splitlines()[-1].startswith("stopped; what is finished is kept")
+    assert "Traceback" not in errors.decode()

@@ -140,7 +140,7 @@ def from_votes(csv_path: Path | str, *, judge: str = "human") -> pd.DataFrame:
     path = Path(csv_path)
     try:
         votes = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{path}: no such file; give a CSV with columns prompt, arm_a, arm_b, winner") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable CSV ({str(error).strip()}); save it as UTF-8 with a header") from None
@@ -163,7 +163,7 @@ def from_votes(csv_path: Path | str, *, judge: str = "human") -> pd.DataFrame:
     for column in ("step_a", "step_b", "sample"):
         text = votes[column].str.strip() if column in votes else pd.Series("", votes.index)
         require(
-            text.str.fullmatch(r"-?\d*"),
+            text.str.fullmatch(r"(-?\d+)?"),
             lambda r, c=column, t=text: f"has {c} {t[r]!r}; write a whole number or nothing",  # type: ignore[misc]
         )
         table[column] = pd.to_numeric(text.where(text != "")).astype("Int64")

@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from harness.bradley_terry import ELO, BradleyTerry, count_wins, fit_bradley_terry
 from harness.errors import UserError
 
-RUNS, RESAMPLES = 300, 300  # simulated studies, and resamples of each
+RUNS, RESAMPLES = 1000, 400  # simulated studies, and resamples of each
 
 
 def simulate(

@@ -11,9 +11,10 @@ HERE = Path(__file__).resolve().parent
 if str(HERE.parent) not in sys.path:  # Streamlit puts this file's folder on the path, not the project's
     sys.path.append(str(HERE.parent))
 
-st.set_page_config(page_title="cai-harness", layout="wide")
+st.set_page_config(layout="wide")
+# The folder is not called "pages": Streamlit would open such files by themselves where an address names one.
 PAGES = ("overview", "frontier", "revisions", "feedback", "evasiveness", "goodharting", "responses", "arena", "compare")
 st.navigation([
-    st.Page(HERE / "pages" / f"{name}.py", title=name.capitalize(), url_path=name, default=name == "overview")
+    st.Page(HERE / "views" / f"{name}.py", title=name.capitalize(), url_path=name, default=name == "overview")
     for name in PAGES
 ]).run()  # fmt: skip

@@ -14,6 +14,8 @@ import streamlit as st
 from reports import figures, figures_training, style
 from reports.load import Missing, RunData, find_runs
 
+PIXELS, WIDE = 100, 720  # of a figure's inch; figures wider than WIDE pixels have their words below, not beside
+DOWNLOAD = ":material/download:"
 _MODULES = {"figures": figures, "figures_training": figures_training}
 
 
@@ -74,8 +76,9 @@ def _drawn(folder: str, stamp: float, module: str, name: str) -> dict[str, Any]:
     found = getattr(_MODULES[module], name)(_open(folder, stamp))
     files = {} if found.figure is None else {"svg": found.svg(), "png": found.png(), "csv": to_csv(found.table)}
     missing = None if found.missing is None else (found.missing.what, found.missing.command)
-    return {"name": found.name, "title": found.title, "paper": found.paper, "reading": found.reading, "alt": found.alt,
-            "missing": missing, **files}  # fmt: skip
+    width = 0 if found.figure is None else int(PIXELS * found.figure.get_figwidth())
+    words = {"title": found.title, "paper": found.paper, "reading": found.reading, "alt": found.alt}
+    return {"name": found.name, "width": width, "missing": missing, **words, **files}
 
 
 def show(run: RunData, draw: Callable[[RunData], Any]) -> None:
@@ -87,16 +90,15 @@ def show(run: RunData, draw: Callable[[RunData], Any]) -> None:
         not_measured(Missing(*shown["missing"]))
         st.caption(f"**The paper.** {plain(shown['paper'])}")
         return
-    left, right = st.columns([3, 1], gap="medium")
-    left.image(shown["svg"][shown["svg"].index("<svg") :], width="stretch", alt=shown["alt"])
-    right.markdown(plain(shown["reading"]))
-    right.caption(f"**The paper.** {plain(shown['paper'])}")
-    with right:
-        kinds = (("svg", "Figure (SVG)", "image/svg+xml"), ("png", "Figure (PNG)", "image/png"),
-                 ("csv", "Numbers (CSV)", "text/csv"))  # fmt: skip
+    beside = st.columns([3, 2], gap="medium") if shown["width"] <= WIDE else (st.container(), st.container())
+    beside[0].image(shown["svg"][shown["svg"].index("<svg") :], width=shown["width"], alt=shown["alt"])
+    beside[1].markdown(plain(shown["reading"]))
+    beside[1].caption(f"**The paper.** {plain(shown['paper'])}")
+    with beside[1].container(horizontal=True):
+        kinds = (("svg", "SVG", "image/svg+xml"), ("png", "PNG", "image/png"), ("csv", "Numbers (CSV)", "text/csv"))
         for kind, label, mime in kinds:
             st.download_button(label, shown[kind], f"{shown['name']}.{kind}", mime, key=f"{shown['name']}-{kind}",
-                               on_click="ignore", type="tertiary")  # fmt: skip
+                               on_click="ignore", type="tertiary", icon=DOWNLOAD)  # fmt: skip
 
 
 def not_measured(missing: Missing) -> None:
@@ -109,6 +111,11 @@ def not_measured(missing: Missing) -> None:
 
 def to_csv(table: pd.DataFrame | None) -> str:
     return "" if table is None else table.to_csv(index=False)
+
+
+def count(number: int, what: str) -> str:
+    """ "1 vote", "1,200 votes"."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def plain(text: object) -> str:
@@ -160,7 +167,7 @@ def html_table(table: pd.DataFrame, coloured: str = "", colours: dict[str, tuple
 
 def download(table: pd.DataFrame, name: str, label: str = "Numbers (CSV)") -> None:
     st.download_button(label, to_csv(table), f"{name}.csv", "text/csv", key=f"csv-{name}", on_click="ignore",
-                       type="tertiary")  # fmt: skip
+                       type="tertiary", icon=DOWNLOAD)  # fmt: skip
 
 
 def whole(run: RunData, needed: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:

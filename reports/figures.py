@@ -166,7 +166,7 @@ def win_rates(run: RunData) -> Drawn:
     if not found:
         raise missing or Missing("no win rates between final models", run.command("elo"))
     arms = in_order({arm for _, rows in found for arm in (*rows["arm_a"], *rows["arm_b"])})
-    figure, all_axes = style.new(len(found), width=1.4 + 0.75 * len(arms), height=1.3 + 0.55 * len(arms))
+    figure, all_axes = style.new(len(found), width=1.4 + 0.52 * len(arms), height=1.3 + 0.42 * len(arms))
     for axes, (side, rows) in zip(all_axes, found, strict=True):
         grid = rows.pivot_table(index="arm_a", columns="arm_b", values="estimate").reindex(index=arms, columns=arms)
         axes.imshow(grid.to_numpy(dtype=float), cmap="PuOr_r", vmin=0, vmax=1, aspect="auto")

@@ -46,8 +46,9 @@ def revisions(run: RunData) -> Drawn:
             colour, marker = _MODES.get(str(mode), ("#767676", "^"))
             part = part.sort_values("revision")
             bars = style.errors(part)
-            axes.errorbar(part["revision"].astype(float), part["estimate"], yerr=bars, color=colour, marker=marker,
-                          capsize=3, label=str(mode))  # fmt: skip
+            apart = -0.04 if mode == "direct" else 0.04
+            axes.errorbar(part["revision"].astype(float) + apart, part["estimate"], yerr=bars, color=colour,
+                          marker=marker, capsize=3, label=str(mode))  # fmt: skip
             scores = ", ".join(reading.number(v) for v in part["estimate"])
             alt.append(f"{side}, {mode}: {scores}")
         axes.set_title(f"{side} PM")
@@ -89,10 +90,13 @@ def principles(run: RunData) -> Drawn:
     for mode, part in rows.groupby("mode"):
         colour, marker = _MODES.get(str(mode), ("#767676", "^"))
         part = part.sort_values("n_principles")
-        axes.errorbar(part["n_principles"].astype(float), part["estimate"], yerr=style.errors(part), color=colour,
-                      marker=marker, capsize=3, label=str(mode))  # fmt: skip
+        apart = 0.97 if mode == "direct" else 1.03
+        axes.errorbar(part["n_principles"].astype(float) * apart, part["estimate"], yerr=style.errors(part),
+                      color=colour, marker=marker, capsize=3, label=str(mode))  # fmt: skip
     axes.set_xscale("log", base=2)
-    axes.set_xticks(sorted(rows["n_principles"].unique().astype(int)), labels=None)
+    numbers = sorted(rows["n_principles"].unique().astype(int))
+    axes.set_xticks(numbers, [str(number) for number in numbers])
+    axes.minorticks_off()
     axes.set_xlabel("Number of principles")
     axes.set_ylabel("Harmlessness PM score (log-odds)")
     style.legend(figure, axes)
@@ -243,14 +247,17 @@ def pm_quality(run: RunData) -> Drawn:
     for place, row in enumerate(rows.itertuples()):
         gold = row.role == "gold"
         at = 100 * float(row.estimate)  # type: ignore[arg-type]
-        axes.errorbar([at], [place], xerr=bars[:, [place]], fmt="D" if gold else "o", capsize=3,
+        axes.errorbar([at], [place], xerr=bars[:, [place]], fmt="D" if gold else "o", capsize=3, elinewidth=2,
                       color="#E69F00" if gold else "#0072B2")  # fmt: skip
         axes.annotate(f"{at:.0f}%", (at, place), (0, 6), textcoords="offset points", ha="center", fontsize=8)
     axes.set_yticks(range(len(rows)), [style.shorten(name) for name in rows["arm"]])
     axes.set_ylim(len(rows) - 0.5, -0.7)
     axes.axvline(50, color="#8a8a8a", linewidth=1)
     axes.set_xlim(0, 104)
-    axes.set_xlabel("Held-out accuracy (%); 50 is chance. Diamonds: gold PMs, which judge; circles: proxies")
+    axes.set_xlabel("Held-out accuracy (%); 50 is chance")
+    for role, look, colour in (("gold: judges", "D", "#E69F00"), ("proxy: RL optimises it", "o", "#0072B2")):
+        axes.plot([], [], look, color=colour, label=role)
+    style.legend(figure, axes)
     gold_rows = rows[rows["role"] == "gold"]
     unsure = gold_rows[~(gold_rows["low"] > 0.5)]["arm"].tolist()
     said = reading.ranking(rows, "Held-out accuracy", "%")
@@ -282,7 +289,7 @@ def training(run: RunData) -> Drawn:
         raise Missing("results/training.parquet logs none of reward, kl, entropy, length", run.command("training"))
     rows = whole[["arm", "step", *curves]]
     arms = in_order(set(rows["arm"].astype(str)))
-    figure, all_axes = style.new(len(curves), width=3.0, height=3.2)
+    figure, all_axes = style.new(len(curves), width=2.6, height=2.9)
     for axes, curve in zip(all_axes, curves, strict=True):
         for arm in arms:
             part = rows[rows["arm"] == arm].sort_values("step").dropna(subset=[curve])

@@ -78,7 +78,7 @@ def points(axes: Axes, rows: pd.DataFrame, label: str, *, percent: bool = False,
     for place, (arm, estimate) in enumerate(zip(rows["arm"], rows["estimate"] * scale, strict=True)):
         style = {"color": colour(arm), "fmt": marker(arm), "markersize": 7, "elinewidth": 2, "capsize": 3}
         axes.errorbar([estimate], [place], xerr=bars[:, [place]], **style)  # type: ignore[arg-type]
-        axes.annotate(f"{estimate:.0f}%" if percent else f"{estimate:.3g}", (estimate, place), (0, 7),
+        axes.annotate(f"{estimate:.0f}%" if percent else f"{estimate:.2f}", (estimate, place), (0, 7),
                       textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
     axes.set_yticks(range(len(rows)), [shorten(arm) for arm in rows["arm"]])
     axes.set_ylim(len(rows) - 0.5, -0.7)

@@ -41,6 +41,8 @@ def responses(prompts: int = 24, samples: int = 1, seed: int = 0) -> pd.DataFram
                     rows.append([f"Question {number} of the {kind} kind?", text, arm, step, sample, kind, rng.normal()])
     table = pd.DataFrame(rows, columns=["prompt", "response", "arm", "step", "sample", "kind", "score_harmless"])
     table.loc[table["arm"] == "rl_cai", "response"] = HOSTILE + " " + table.loc[table["arm"] == "rl_cai", "response"]
+    recurs = table["arm"].isin(["hh_rlhf", "rl_cai"]) & (table.index % 3 == 0)
+    table.loc[recurs, "response"] += " You are cared for $5."
     return table.astype({"step": "Int64"})
 
 

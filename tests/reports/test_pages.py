@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 import reports
 
-PAGES = sorted((Path(reports.__file__).parent / "pages").glob("[a-z]*.py"))
+PAGES = sorted((Path(reports.__file__).parent / "views").glob("[a-z]*.py"))
 NAMES = [path.stem for path in PAGES]
 
 
@@ -102,7 +102,7 @@ def test_responses_are_blurred_until_asked_for(run_folder: Path, monkeypatch: py
 def test_search_narrows_responses(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = open_page("responses", run_folder, monkeypatch)
     app.text_input[0].set_value("Question 7 ").run()
-    assert "1 prompts" in words(app)
+    assert "1 prompt" in words(app)
     app.text_input[0].set_value("no such words").run()
     assert "Nothing matches" in words(app)
 
@@ -117,7 +117,7 @@ def test_arena_stores_votes_and_hides_the_arms(
     for choice in ("left", "tie", "right"):
         app.button(key=choice).click().run()
     assert not app.exception
-    assert "3 votes by 1 voters" in words(app)
+    assert "3 votes by 1 voter on" in words(app)
     app.toggle[0].set_value(True).run()
     assert not app.exception
 

@@ -57,7 +57,7 @@ if arms:
 if kind != "all":
     keep &= rows["kind"] == kind
 prompts = rows.loc[keep, "prompt"].drop_duplicates()
-st.caption(f"{int(keep.sum()):,} of {len(rows):,} responses, {len(prompts):,} prompts")
+st.caption(f"{int(keep.sum()):,} of {len(rows):,} responses, {dashboard.count(len(prompts), 'prompt')}")
 if prompts.empty:
     st.info("Nothing matches; take a filter away.")
     st.stop()

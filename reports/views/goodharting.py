@@ -15,7 +15,8 @@ try:
                        rows="no phrase recurs across unrelated prompts in this run")  # fmt: skip
     arm = st.selectbox("Arm", in_order(set(phrases["arm"])), key="phrase_arm")
     chosen = phrases[phrases["arm"] == arm].sort_values("share", ascending=False)
-    st.dataframe(chosen, hide_index=True)
+    shares = {"share": st.column_config.NumberColumn("share of responses", format="percent")}
+    st.dataframe(chosen.drop(columns="arm"), hide_index=True, column_config=shares)
     phrase = st.selectbox("Phrase", chosen["phrase"].unique().tolist())
     rows = run.need("goodharting/responses", ["prompt", "response", "arm"])
     words = " ".join(str(phrase).lower().split())
@@ -23,7 +24,8 @@ try:
     text = rows["response"].str.lower().str.replace(r"[^\w\s']+", " ", regex=True).str.split().str.join(" ")
     clean = "".join(c if c.isalnum() or c in "_' " else " " for c in words)
     held = rows[text.str.contains(" ".join(clean.split()), regex=False)]
-    st.write(f"{len(held)} responses of this arm hold it, to {held['prompt'].nunique()} prompts.")
+    found = dashboard.count(len(held), "response")
+    st.write(f"{found} of this arm with it, to {dashboard.count(held['prompt'].nunique(), 'prompt')}.")
     blurred = not dashboard.uncovered()
     for row in held.drop_duplicates("prompt").head(8).itertuples():
         with st.container(border=True):

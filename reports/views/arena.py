@@ -58,7 +58,8 @@ else:
 
 st.subheader("Votes so far")
 counted = cast[cast["kind"] == kind] if kind else cast
-st.write(f"{len(counted)} votes by {counted['judge'].nunique()} voters on {counted['prompt'].nunique()} prompts.")
+parts = (len(counted), "vote"), (counted["judge"].nunique(), "voter"), (counted["prompt"].nunique(), "prompt")
+st.write("{} by {} on {}.".format(*(dashboard.count(*part) for part in parts)))
 if len(counted):
     text = votes.csv(kind)
     st.download_button("Votes (CSV)", text, f"votes-{kind or 'all'}.csv", "text/csv", on_click="ignore")

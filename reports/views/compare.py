@@ -18,17 +18,22 @@ COLOURS = {
     "cannot tell": ("#fdf0c8", "#5c4700", "?"),
 }
 
+
+def place(arms: list[str], arm: str, otherwise: int) -> int:
+    return arms.index(arm) if arm in arms else otherwise % len(arms)
+
+
 run = dashboard.begin("Compare")
 others = {path.name: path for path in find_runs(Path(os.environ.get("CAI_RUNS_DIR", "runs")))}
 left, middle, right = st.columns(3)
-base_arm = left.selectbox(f"Baseline: arm of {run.folder.name}", run.arms)
+base_arm = left.selectbox(f"Baseline: arm of {run.folder.name}", run.arms, index=place(run.arms, "hh_rlhf", 0))
 names = list(others)
 other_name = middle.selectbox("Candidate: run", names, index=names.index(run.folder.name))
 other = dashboard.open_run(others[str(other_name)])
 if not other.arms:
     st.warning("That folder holds no results yet.")
     st.stop()
-other_arm = right.selectbox("Candidate: arm", other.arms, index=len(other.arms) - 1)
+other_arm = right.selectbox("Candidate: arm", other.arms, index=place(other.arms, "rl_cai", -1))
 if run.folder == other.folder and base_arm == other_arm:
     st.info("The same arm on both sides; choose another.")
     st.stop()
@@ -49,14 +54,14 @@ if len(verdicts):
     said = []
     for title, words in groups.items():
         metrics = verdicts.loc[verdicts["verdict"].isin(words), "metric"].tolist()
-        said.append(f"{title}: {', '.join(metrics) or 'nothing'}.")
-    st.markdown(dashboard.plain(" ".join(said)))
+        said.append(f"**{title}:** {dashboard.plain(', '.join(metrics) or 'nothing')}.")
+    st.markdown(" ".join(said))
     known = verdicts.fillna(float("nan"))
     shown = pd.DataFrame({
         "metric": verdicts["metric"], "verdict": verdicts["verdict"],
         "baseline": verdicts["baseline"].map(reading.number), "candidate": verdicts["candidate"].map(reading.number),
         "difference": [reading.interval(r.difference, r.low, r.high) for r in known.itertuples()],  # type: ignore[arg-type]
-        "margin": verdicts["margin"], "n": verdicts["n"],
+        "margin": verdicts["margin"].map("{:g}".format), "n": verdicts["n"],
     })  # fmt: skip
     dashboard.html_table(shown, "verdict", COLOURS)
     st.caption(

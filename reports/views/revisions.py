@@ -23,7 +23,7 @@ def changes(before: str, after: str) -> str:
         if gone:
             parts.append(f'<del style="background:#fbdccb;color:#7a2c00">{gone}</del>')
         if came:
-            parts.append(f'<ins style="background:#d5efe6;color:#00503a">{came}</ins>')
+            parts.append(f'<ins style="background:#d5efe6;color:#00503a;margin-left:2px">{came}</ins>')
     return "".join(parts)
 
 
@@ -62,7 +62,9 @@ try:
             if blurred or row["revision"] == 0:
                 dashboard.model_text(str(row["response"]), blurred=blurred)
             else:
-                st.html(f'<div style="white-space:pre-wrap">{changes(before, str(row["response"]))}</div>')
+                st.html(
+                    f'<div style="white-space:pre-wrap;font-size:0.9rem">{changes(before, str(row["response"]))}</div>'
+                )
         before = str(row["response"])
 except Missing as missing:
     dashboard.not_measured(missing)

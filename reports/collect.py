@@ -30,7 +30,8 @@ def collect(experiment: Experiment, file: Path, planned: Sequence[Planned], run:
     for table in ("responses", "chains"):
         if table in folders:
             shutil.copy(folders[table] / f"{table}.parquet", fresh / f"{table}.parquet")
-    _concat(folders, "feedback.parquet", fresh / "feedback.parquet")
+    labels = {name: folder for name, folder in folders.items() if name in ("feedback.plain", "feedback.cot")}
+    _concat(labels, "feedback.parquet", fresh / "feedback.parquet")
     _concat(folders, "training.parquet", fresh / "training.parquet")
     _pm_tables(folders, fresh)
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in folders.values()]

@@ -102,6 +102,9 @@ def show(run: RunData, draw: Callable[[RunData], Any]) -> None:
 
 
 def not_measured(missing: Missing) -> None:
+    if not missing.command:
+        st.info(plain(missing))
+        return
     st.info(f"Not measured: {plain(missing.what)}. To measure it:")
     st.code(missing.command, language=None)
 

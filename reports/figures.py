@@ -9,8 +9,9 @@ from matplotlib.ticker import MaxNLocator
 
 from reports import reading, style
 from reports.exhibit import Drawn, exhibit
-from reports.load import Missing, RunData, final_rows, in_order
+from reports.load import Missing, RunData, final_rows, in_order, no_snapshots
 
+NO_PHRASE = "no phrase recurs across unrelated prompts in this run"
 _BY_ARM = "A point with a 95 % interval for each arm. "
 
 
@@ -47,7 +48,7 @@ def along(run: RunData, panels: list[tuple[str, str]]) -> Drawn:
         try:
             rows = run.metric(metric, suite)
             if rows["step"].isna().all():
-                raise Missing(f"no snapshots along RL in {metric}", "cai run with rl.snapshots of 2 or more")
+                raise no_snapshots(run, metric, suite)
             drawn.append((metric, _placed(run, rows)))
         except Missing as found:
             missing = found
@@ -61,6 +62,7 @@ def along(run: RunData, panels: list[tuple[str, str]]) -> Drawn:
         style.lines(axes, groups, "at", _label(name, unit), percent=unit == "%")
         axes.set_xlabel("RL update")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        style.at_least(axes.set_ylim, axes.get_ylim(), {"Elo": 20.0, "%": 10.0}.get(unit, 0.1))
         ends = pd.DataFrame([part.sort_values("at").iloc[-1] for _, part in groups])
         said.append(reading.ranking(ends, f"{name} at the end of RL", unit))
         alt += [f"{arm} from {_ends(part, unit)}" for arm, part in groups]
@@ -118,7 +120,9 @@ def frontier(run: RunData) -> Drawn:
             [x], [y], xerr=[[left[i]], [right[i]]], yerr=[[below[i]], [above[i]]], color=colour,
             fmt=style.marker(str(row.arm)), markersize=8, elinewidth=1.3, label=style.shorten(row.arm),
         )  # fmt: skip
-        axes.annotate(style.shorten(row.arm), (x, y), (8, 6), textcoords="offset points", color=style.INK, fontsize=9)
+    style.at_least(axes.set_xlim, axes.get_xlim(), 20)
+    style.at_least(axes.set_ylim, axes.get_ylim(), 20)
+    style.labels(axes, both["estimate_helpful"], both["estimate_harmless"], both["arm"])
     axes.set_xlabel("Helpfulness Elo (better to the right)")
     axes.set_ylabel("Harmlessness Elo (better upwards)")
     table = both[["arm", *(f"{k}_{s}" for s in ("helpful", "harmless") for k in ("estimate", "low", "high", "n"))]]
@@ -254,8 +258,7 @@ def harmfulness(run: RunData) -> Drawn:
 def phrases(run: RunData) -> Drawn:
     """The phrases that recur in the most unrelated prompts, of final models."""
     columns = ["arm", "step", "phrase", "prompts", "responses", "share", "sentence", "example_prompt"]
-    none = "no phrase recurs across unrelated prompts in this run"
-    rows = final_rows(run.need("goodharting/phrases", columns, rows=none))
+    rows = final_rows(run.need("goodharting/phrases", columns, none=NO_PHRASE))
     top = rows.sort_values("share", ascending=False, kind="stable").head(12).reset_index(drop=True)
     figure, (axes,) = style.new(width=7.4, height=1.0 + 0.36 * len(top))
     bar_colours = [style.colour(str(arm)) for arm in top["arm"]]

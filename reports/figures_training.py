@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from harness.stats import bootstrap_mean
 from reports import reading, style
 from reports.exhibit import Drawn, exhibit
-from reports.load import Missing, RunData, in_order
+from reports.load import HHH, Missing, RunData, in_order
 
 _REVISIONS = ["mode", "n_principles", "revision", "which", "estimate", "low", "high", "n"]
 _MODES = {"critiqued": ("#0072B2", "o"), "direct": ("#D55E00", "s")}
@@ -19,7 +20,7 @@ _LABELS = {"plain": "#0072B2", "cot": "#009E73"}
 
 
 def _main_revisions(run: RunData) -> pd.DataFrame:
-    return run.need("pm_score/revisions", _REVISIONS, rows="no chains were scored")
+    return run.need("pm_score/revisions", _REVISIONS)
 
 
 def _most_principles(rows: pd.DataFrame) -> pd.DataFrame:
@@ -84,8 +85,8 @@ def principles(run: RunData) -> Drawn:
     rows = rows[(rows["which"] == "harmless") & rows["n_principles"].notna()]
     rows = rows[rows["revision"] == rows["revision"].max()]
     if rows["n_principles"].nunique() < 2:
-        mend = "cai run with revise.n_principles of 1, 2, 4, 8 and 16 in turn"
-        raise Missing("every chain draws from the same number of principles", mend)
+        what = "every chain draws from the same number of principles; set revise.n_principles to 1, 2, 4, 8, 16 in turn"
+        raise Missing(what, run.command("chains"))
     figure, (axes,) = style.new()
     for mode, part in rows.groupby("mode"):
         colour, marker = _MODES.get(str(mode), ("#767676", "^"))
@@ -188,7 +189,7 @@ def hhh_accuracy(run: RunData) -> Drawn:
     """Accuracy by mode on the 438 binary comparisons."""
     rows = run.summary[run.summary["metric"].str.startswith("accuracy_") & (run.summary["suite"] == "hhh")]
     if rows.empty:
-        raise Missing("no HHH accuracy in results/hhh", "cai run with suite hhh and data.hhh naming the comparisons")
+        raise Missing(f"no HHH accuracy in results/hhh; {HHH}", run.command("hhh"))
     rows = rows.assign(arm=rows["metric"].str.removeprefix("accuracy_")).reset_index(drop=True)
     figure, (axes,) = style.new(height=0.9 + 0.5 * len(rows))
     style.points(axes, rows, "Accuracy (%); 50 is chance", percent=True, zero=50)
@@ -205,8 +206,7 @@ def hhh_accuracy(run: RunData) -> Drawn:
 )
 def calibration(run: RunData) -> Drawn:
     """How often an answer given probability p is the right one."""
-    rows = run.need("hhh/calibration", ["mode", "clamped", "predicted", "estimate", "low", "high", "n"],
-                    "cai run with suite hhh and data.hhh naming the comparisons")  # fmt: skip
+    rows = run.need("hhh/calibration", ["mode", "clamped", "predicted", "estimate", "low", "high", "n"], hint=HHH)
     shown = rows[~rows["clamped"].astype(bool)]
     figure, (axes,) = style.new(width=4.8, height=4.2)
     for place, (mode, part) in enumerate(shown.groupby("mode", sort=False)):
@@ -298,11 +298,12 @@ def training(run: RunData) -> Drawn:
                       marker=style.marker(arm), markevery=every, label=style.shorten(arm))  # fmt: skip
         axes.set_title(_CURVES[curve], fontsize=9)
         axes.set_xlabel("Update")
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     style.legend(figure, all_axes[0])
     said = []
     for arm in arms:
         part = rows[rows["arm"] == arm].sort_values("step")
-        ends = [f"{c} {part[c].dropna().iloc[0]:.2f} to {part[c].dropna().iloc[-1]:.2f}"
+        ends = [f"{c} {part[c].dropna().iloc[0]:z.2f} to {part[c].dropna().iloc[-1]:z.2f}"
                 for c in curves[:2] if part[c].notna().any()]  # fmt: skip
         said.append(f"{arm}: {', '.join(ends)}")
     text = "First to last update: " + "; ".join(said) + "."
@@ -317,7 +318,7 @@ def training(run: RunData) -> Drawn:
 def overoptimisation(run: RunData) -> Drawn:
     """Proxy (dashed) and gold (solid, with interval) score against the square root of KL."""
     rows = run.need("goodharting/overoptimisation", ["arm", "step", "sqrt_kl", "proxy", "gold", "low", "high"],
-                    "cai run with rl.snapshots of 5 or more")  # fmt: skip
+                    hint="set rl.snapshots to 5 or more")  # fmt: skip
     gold = rows.assign(estimate=rows["gold"])
     figure, (axes,) = style.new()
     arms = in_order(set(rows["arm"].astype(str)))

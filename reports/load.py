@@ -18,15 +18,16 @@ from suites.result import SUMMARY_COLUMNS
 
 SUITES = ("elo", "pm_score", "evasiveness", "goodharting", "harmfulness", "hhh")
 ARMS = ("pretrained", "helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot")
+HHH = "add hhh to suites and name the comparisons in data.hhh"
 _TEXT = {"arm", "arm_a", "arm_b", "metric", "prompt", "response", "which", "mode"}
 _NUMBERS = {"estimate", "low", "high", "n", "elo", "score", "p_a", "p_a_raw", "p_a_forward", "p_a_swapped"}
 
 
 class Missing(Exception):  # noqa: N818  a state, not a fault
-    """What a run does not hold, and the command that would measure it."""
+    """What a run does not hold, and the command that would measure it; no command where it was measured and is none."""
 
-    def __init__(self, what: str, command: str):
-        super().__init__(f"Not measured: {what}. To measure it: {command}")
+    def __init__(self, what: str, command: str = ""):
+        super().__init__(f"Not measured: {what}. To measure it: {command}" if command else f"Nothing to show: {what}.")
         self.what, self.command = what, command
 
 
@@ -63,26 +64,28 @@ class RunData:
     def has(self, table: str) -> bool:
         return self.path(table).is_file()
 
-    def need(
-        self, name: str, columns: Sequence[str], command: str | None = None, rows: str = "it has no rows"
-    ) -> pd.DataFrame:
-        """Columns of table `name`, `Missing` where one is not there or holds the wrong kind of value."""
-        mend = command or self.command(name)
+    def need(self, name: str, columns: Sequence[str], *, hint: str = "", none: str = "") -> pd.DataFrame:
+        """Columns of table `name`, `Missing` where one is not there or holds the wrong kind of value.
+
+        hint: what to set before the command measures it. none: what it means that the table is whole and has no rows.
+        """
+        mend = self.command(name)
+        hint = f"; {hint}" if hint else ""
         found = self.table(name, columns)
         if found is None:
             there = "cannot be read" if self.has(name) else "is missing"
-            raise Missing(f"results/{name}.parquet {there}", mend)
+            raise Missing(f"results/{name}.parquet {there}{hint}", mend)
         lacking = [c for c in columns if c not in found]
         if lacking:
             raise Missing(f"results/{name}.parquet has no column {', '.join(lacking)}", mend)
+        if found.empty:
+            raise Missing(none) if none else Missing(f"results/{name}.parquet has no rows{hint}", mend)
         wrong = [c for c in columns if c in _NUMBERS and not pd.api.types.is_numeric_dtype(found[c])]
         wrong += [
             c for c in columns if c in _TEXT and pd.api.types.is_numeric_dtype(found[c]) and found[c].notna().any()
         ]
         if wrong:
             raise Missing(f"results/{name}.parquet holds the wrong kind of value in {', '.join(wrong)}", mend)
-        if found.empty:
-            raise Missing(f"results/{name}.parquet: {rows}", mend)
         return found
 
     def command(self, table: str) -> str:
@@ -120,7 +123,7 @@ class RunData:
         elif final is False:
             rows = rows[rows["step"].notna()]
             if rows.empty:
-                raise Missing(f"no snapshots along RL in {name}", "cai run with rl.snapshots of 2 or more")
+                raise no_snapshots(self, name, suite)
         return rows
 
     @cached_property
@@ -149,8 +152,8 @@ class RunData:
             found.append(Missing("results/responses.parquet, the responses, is missing", self.command("responses")))
         for suite in SUITES:
             if not self.has(f"{suite}/summary"):
-                extra = " (data.hhh names the comparisons)" if suite == "hhh" else ""
-                found.append(Missing(f"suite {suite} has no results", self.command(suite) + extra))
+                extra = f"; {HHH}" if suite == "hhh" else ""
+                found.append(Missing(f"suite {suite} has no results{extra}", self.command(suite)))
         if not self.has("claims"):
             found.append(Missing("the claims have no verdicts", self.command("claims")))
         return found
@@ -184,6 +187,10 @@ class RunData:
             if said not in self.problems:
                 self.problems.append(said)
             return None
+
+
+def no_snapshots(run: RunData, metric: str, suite: str) -> Missing:
+    return Missing(f"no snapshots along RL in {metric}; set rl.snapshots to 2 or more", run.command(suite))
 
 
 def find_runs(folder: Path) -> list[Path]:

@@ -25,10 +25,10 @@ def number(value: float, unit: str = "") -> str:
     if np.isinf(value):
         return "unbounded"
     if unit == "%":
-        return f"{100 * value:.0f}%"
+        return f"{100 * value:z.0f}%"
     if unit == "Elo":
         return f"{round(value)}"
-    return f"{value:.2f}"
+    return f"{value:z.2f}"
 
 
 def interval(estimate: float, low: float, high: float, unit: str = "") -> str:
@@ -44,9 +44,12 @@ def ranking(rows: pd.DataFrame, what: str, unit: str = "") -> str:
     if rows.empty:
         return f"{what} has no value."
     top, bottom = rows.iloc[int(rows["estimate"].argmax())], rows.iloc[int(rows["estimate"].argmin())]
-    said = f"{what} is highest for {top['arm']} ({interval(top['estimate'], top['low'], top['high'], unit)})"
-    if len(rows) == 1 or top["estimate"] == bottom["estimate"]:
-        return said + (", the only arm measured." if len(rows) == 1 else "; all arms are equal.")
+    value = interval(top["estimate"], top["low"], top["high"], unit)
+    if len(rows) == 1:
+        return f"{what} is {value} for {top['arm']}, the only one measured."
+    if number(top["estimate"], unit) == number(bottom["estimate"], unit):
+        return f"{what} is the same for all to the digits shown: {value} for {top['arm']}."
+    said = f"{what} is highest for {top['arm']} ({value})"
     said += f" and lowest for {bottom['arm']} ({interval(bottom['estimate'], bottom['low'], bottom['high'], unit)}); "
     apart = top["low"] > bottom["high"]
     return said + ("their intervals do not meet." if apart else "their intervals overlap: the order may be chance.")

@@ -123,8 +123,8 @@ def limits(data: RunData) -> list[str]:
         "whatever the intervals say."
     )
     said.append(
-        "What a run this small does show: that every stage works, in which direction the measures move, and where they "
-        "cannot be told to move. It neither confirms nor refutes the paper where a verdict is underpowered."
+        "Where a verdict is underpowered, this run neither confirms nor refutes the paper: it shows that every stage "
+        "works and in which direction a measure leans, no more."
     )
     return said
 
@@ -141,14 +141,15 @@ def _rerun(data: RunData) -> list[str]:
 def _summary(data: RunData, content: dict[str, Any]) -> dict[str, Any]:
     """The numbers for programs: every summary row, the claims, what was not measured."""
     claims = data.table("claims")
+    exhibits = [item for _, shown in content["chapters"] for item in shown]
     return {
         "name": data.name,
         "about": data.about,
         "metrics": json.loads(data.summary.to_json(orient="records")),
         "claims": [] if claims is None else json.loads(claims.to_json(orient="records")),
         "hh_rlhf_and_rl_cai": content["five_rows"].to_dict("records"),
-        "readings": {e.name: e.reading for _, shown in content["chapters"] for e in shown if e.figure is not None},
-        "not_measured": {e.name: str(e.missing) for _, shown in content["chapters"] for e in shown if e.missing},
+        "readings": {e.name: e.reading or str(e.missing) for e in exhibits if not (e.missing and e.missing.command)},
+        "not_measured": {e.name: str(e.missing) for e in exhibits if e.missing and e.missing.command},
         "problems": data.problems,
         "limits": content["limits"],
     }

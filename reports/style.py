@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -35,6 +35,7 @@ _RC: Any = {
     "axes.spines.right": False,
     "axes.edgecolor": "#8a8a8a",
     "axes.labelcolor": INK,
+    "axes.formatter.useoffset": False,
     "axes.grid": True,
     "grid.color": "#ebebeb",
     "axes.axisbelow": True,
@@ -83,6 +84,7 @@ def points(axes: Axes, rows: pd.DataFrame, label: str, *, percent: bool = False,
     axes.set_yticks(range(len(rows)), [shorten(arm) for arm in rows["arm"]])
     axes.set_ylim(len(rows) - 0.5, -0.7)
     axes.set_xlabel(label)
+    at_least(axes.set_xlim, axes.get_xlim(), 0.1)
     if zero is not None:
         axes.axvline(zero, color="#8a8a8a", linewidth=1, zorder=0)
     if percent:
@@ -100,6 +102,30 @@ def lines(axes: Axes, groups: Sequence[tuple[str, pd.DataFrame]], x: str, label:
         axes.fill_between(place, estimate - below, estimate + above, color=colour(arm), alpha=0.15, linewidth=0)
         axes.plot(place, estimate, color=colour(arm), marker=marker(arm), markersize=5, label=shorten(arm))
     axes.set_ylabel(label)
+
+
+def at_least(set_limits: Callable[[float, float], object], limits: tuple[float, float], span: float) -> None:
+    """Widen an axis to `span`, so that noise in the tenth digit does not look like a finding."""
+    low, high = limits
+    if high - low < span:
+        middle = (low + high) / 2
+        set_limits(middle - span / 2, middle + span / 2)
+
+
+def labels(axes: Axes, x: Iterable[float], y: Iterable[float], names: Iterable[str]) -> None:
+    """Names at the points' upper right, moved up where they would lie on one another, then with a line to the point."""
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]
+    per_point = 72 / axes.figure.dpi
+    placed: list[tuple[float, float]] = []
+    for at, name in sorted(zip(zip(x, y, strict=True), names, strict=True), key=lambda item: (item[0][1], item[0][0])):
+        across, up = axes.transData.transform(at) * per_point
+        height = up + 6
+        for other, taken in sorted(placed, key=lambda spot: spot[1]):
+            if abs(other - across) < 70 and abs(taken - height) < 11:
+                height = taken + 11
+        placed.append((across, height))
+        line = {"arrowstyle": "-", "color": "#8a8a8a", "linewidth": 0.8} if height - up > 20 else None
+        axes.annotate(shorten(name, 20), at, (8, height - up), textcoords="offset points", fontsize=9, arrowprops=line)
 
 
 def legend(figure: Figure, axes: Axes, columns: int = 6) -> None:

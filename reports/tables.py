@@ -48,6 +48,10 @@ def five_rows(run: RunData) -> pd.DataFrame:
     used = run.about.get("human_harm_labels")
     counts = used if isinstance(used, dict) else {}
     labels = {arm: str(counts[arm]) if arm in counts else "not recorded in this folder" for arm in SIGNALS}
+    data = run.about.get("data")
+    if isinstance(data, list) and any("harmless labels" in str(note) and "stand-in" in str(note) for note in data):
+        used_some = [arm for arm in SIGNALS if counts.get(arm)]
+        labels |= {arm: f"{labels[arm]}, shipped with the harness as a stand-in for people's" for arm in used_some}
     rows.append({"what": "Human harm labels used"} | labels)
     rows.append({"what": "What the training signal consists of"} | SIGNALS)
     return pd.DataFrame(rows)
@@ -56,7 +60,7 @@ def five_rows(run: RunData) -> pd.DataFrame:
 def claims(run: RunData) -> pd.DataFrame:
     """id, statement, source, verdict, effect (text), n, smallest effect, note. Raises `Missing`."""
     columns = ["id", "statement", "source", "verdict", "effect", "low", "high", "n", "mde", "note"]
-    rows = run.need("claims", columns, run.command("claims"))
+    rows = run.need("claims", columns)
     shown = []
     for row in rows.to_dict("records"):
         measured = row["verdict"] != NOT_MEASURED
@@ -76,7 +80,8 @@ def claims(run: RunData) -> pd.DataFrame:
 
 
 def _significant(effect: float, low: float, high: float) -> str:
-    return f"{effect:+.3g} [{low:+.3g}, {high:+.3g}]"
+    said = ["0" if abs(value) < 5e-4 else f"{value:+.3g}" for value in (effect, low, high)]
+    return f"{said[0]} [{said[1]}, {said[2]}]"
 
 
 def provenance(run: RunData) -> list[tuple[str, str]]:
@@ -122,11 +127,10 @@ def side_by_side(run: RunData, most: int = 10) -> list[dict[str, Any]]:
 
     The first sample of final models. Prompts are taken evenly from the sorted list, so none is picked by its answers.
     """
-    command = run.command("responses")
-    rows = final_rows(run.need("responses", ["prompt", "response", "arm"], command))
+    rows = final_rows(run.need("responses", ["prompt", "response", "arm"]))
     extra = run.table("responses", ["step", "sample", "kind"])
     if extra is not None and len(extra.columns):
-        whole = run.need("responses", ["prompt", "response", "arm"], command).join(extra)
+        whole = run.need("responses", ["prompt", "response", "arm"]).join(extra)
         rows = final_rows(whole)
     if "kind" not in rows:
         rows = rows.assign(kind=None)

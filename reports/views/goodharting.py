@@ -11,8 +11,8 @@ for draw in (figures.boilerplate, figures.boilerplate_along, figures_training.ov
 
 st.subheader("Phrases and where they occur")
 try:
-    phrases = run.need("goodharting/phrases", ["arm", "step", "phrase", "prompts", "share", "sentence"],
-                       rows="no phrase recurs across unrelated prompts in this run")  # fmt: skip
+    columns = ["arm", "step", "phrase", "prompts", "share", "sentence"]
+    phrases = run.need("goodharting/phrases", columns, none=figures.NO_PHRASE)
     arm = st.selectbox("Arm", in_order(set(phrases["arm"])), key="phrase_arm")
     chosen = phrases[phrases["arm"] == arm].sort_values("share", ascending=False)
     shares = {"share": st.column_config.NumberColumn("share of responses", format="percent")}

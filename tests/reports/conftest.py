@@ -166,9 +166,12 @@ def _training(results: Path, rng: np.random.Generator) -> None:
                      ece=0.05, n=100.0)  # fmt: skip
     pms.to_parquet(results / "pm_quality.parquet", index=False)
     steps = np.arange(6)
-    logs = [pd.DataFrame({"arm": arm, "step": steps, "reward": steps * 0.1, "kl": steps * 0.4,
-                          "entropy": 3 - steps * 0.05, "clip_fraction": 0.1, "value_loss": 0.5, "length": 30.0})
-            for arm in ("helpful_only", "hh_rlhf", "rl_cai", "rl_cai_cot")]  # fmt: skip
+    logs = []
+    for place, arm in enumerate(("helpful_only", "hh_rlhf", "rl_cai", "rl_cai_cot")):
+        slope = 1 + place / 4
+        log = {"reward": steps * 0.1 * slope, "kl": steps * 0.4 * slope, "entropy": 3 - steps * 0.05 * slope,
+               "clip_fraction": 0.1, "value_loss": 0.5, "length": 30.0 + place}  # fmt: skip
+        logs.append(pd.DataFrame({"arm": arm, "step": steps, **log}))
     pd.concat(logs).to_parquet(results / "training.parquet", index=False)
     stages = {"stage": ["data", "rl_cai"], "key": ["a1", "b2"], "status": "done", "wall_seconds": [1.0, 60.0],
               "tokens": [0, 5000], "peak_memory_bytes": [1 << 28, 1 << 30], "device": "cpu"}  # fmt: skip
@@ -198,7 +201,7 @@ def _about(name: str) -> dict:
     return {"kind": "run", "name": name, "experiment_file": "experiments/demo.yaml", "created": "2026-01-01T00:00:00",
             "versions": {"python": "3.11", "torch": "2.13.0"}, "commit": "abc1234", "arms": ARMS, "device": "cpu",
             "suites": ["elo", "pm_score", "evasiveness", "goodharting"], "seed": 0,
-            "models": {"base": "smollm2-135m"}, "data": {"source": "shipped"}, "scale": {"heldout_prompts": 12},
+            "models": {"base": "smollm2-135m"}, "data": ["harmless labels: the shipped pairs, a stand-in for human labels"], "scale": {"heldout_prompts": 12},
             "wall_seconds": 900.0, "tokens": 120000, "peak_memory_bytes": 1 << 32,
             "human_harm_labels": {arm: 64 if arm == "hh_rlhf" else 0 for arm in ARMS}}  # fmt: skip
 

@@ -74,6 +74,7 @@ class Revise(_Section):
     rounds: int = Field(4, ge=1, le=16)
     critique: bool = True  # False: direct revision (Figure 7)
     also_direct: bool = False  # a second, direct set of chains, only measured
+    also_principles: tuple[int, ...] = ()  # further chains by just so many principles, only measured (Figure 6)
     temperature: float = Field(1.0, ge=0)
     few_shot: bool = True
 
@@ -93,10 +94,13 @@ class Feedback(_Section):
 
 
 class Pm(_Section):
+    """Preference models; `variants` of rl_cai's are trained beside it and only measured (claims 15 and 16)."""
+
     epochs: float = Field(2.0, gt=0)
     learning_rate: float = Field(5e-4, gt=0)
     batch_size: int = Field(8, ge=1)
     max_length: int = Field(256, ge=16)
+    variants: tuple[Literal["hard", "one_principle"], ...] = ()
 
 
 class Rl(_Section):

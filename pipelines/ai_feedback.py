@@ -70,13 +70,15 @@ def label(
     cot_tokens: int,
     seed: int,
     shots: bool = True,
+    one_principle: bool = False,
     on_batch: Callable[[Rows], None] = lambda rows: None,
 ) -> pd.DataFrame:
     """AI labels for `pairs` (prompt, response_a, response_b): columns `COLUMNS`, p_a the label after averaging both
     orders and, with `cot`, the clamp; `mass` is P(A) + P(B), low where the model would rather say something else.
+    A principle is drawn for each pair, or with `one_principle` the constitution's first is taken for all.
     """
     before = few_shot(constitution, cot=cot) if shots else []
-    principles = constitution.comparison
+    principles = constitution.comparison[:1] if one_principle else constitution.comparison
     records: Rows = [
         {"prompt": p, "response_a": a, "response_b": b}
         for p, a, b in zip(pairs["prompt"], pairs["response_a"], pairs["response_b"], strict=True)

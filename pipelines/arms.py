@@ -60,6 +60,8 @@ def plan(experiment: Experiment) -> Training:
     trained_on = chains["critiqued" if experiment.revise.critique else "direct"]
     if not experiment.revise.critique and not experiment.revise.also_direct:
         del chains["critiqued"]
+    for n in experiment.revise.also_principles:  # only measured (Figure 6)
+        chains[f"{n}_principles"] = line.chains("critiqued", helpful_only, principles=n)
     helpful = line.respond("helpful_responses", helpful_only, kind="helpful", samples=experiment.sft.helpful_per_prompt)
     sl_cai = line.finetune("sl_cai", trained_on, helpful)
     arms["sl_cai"] = sl_cai
@@ -77,6 +79,10 @@ def plan(experiment: Experiment) -> Training:
             arms[arm] = line.rl(
                 arm, pm, human=["helpful"], prompts=["helpful", "harmless"], policy=sl_cai, labels=labels[mode]
             )
+    for variant in experiment.pm.variants if "rl_cai" in wanted else ():  # only measured (section 4.3)
+        chosen = line.label("feedback.one_principle", pairs, one_principle=True) if variant == "one_principle" else None
+        name = f"pm.rl_cai.{variant}"
+        pms[name] = line.pm(name, human=["helpful"], labels=chosen or labels["plain"], hard=variant == "hard")
     training = Training(line.data, arms, pms, chains, labels)
     for file in experiment.methods:
         arms |= own_arms(Path(file), experiment, training)
@@ -114,6 +120,13 @@ class _Line:
 
     def __init__(self, experiment: Experiment):
         self.all = experiment.model_dump(mode="json")
+        for section, key in (
+            ("revise", "critique"),
+            ("revise", "also_direct"),
+            ("revise", "also_principles"),
+            ("pm", "variants"),
+        ):
+            del self.all[section][key]  # they choose stages, and change none
         self.all["constitution"] = constitutions.load(experiment.constitution).model_dump(mode="json")
         self.common = {key: self.all[key] for key in ("seed", "scale", "report_to")} | {"base": experiment.models.base}
         self.base_files = model_files(experiment.models.base)
@@ -126,9 +139,11 @@ class _Line:
         config = self.common | {section: self.all[section] for section in sections} | extra
         return {key: value for key, value in config.items() if key not in (without or [])}
 
-    def pm(self, name: str, *, human: list[str], split: str = "train", labels: Stage | None = None) -> Stage:
+    def pm(
+        self, name: str, *, human: list[str], split: str = "train", labels: Stage | None = None, hard: bool = False
+    ) -> Stage:
         gold = split == "gold"
-        config = self._config("pm", "lora", human=human, split=split, hard=False)
+        config = self._config("pm", "lora", human=human, split=split, hard=hard)
         config["measured_on"] = human if gold else ["helpful", "harmless"]
         inputs = {"data": self.data} | ({"labels": labels} if labels is not None else {})
         return Stage(name, steps.train_pm, config, inputs, self.base_files)
@@ -150,9 +165,10 @@ class _Line:
             return Stage(arm, steps.train_dpo, config, inputs, self.base_files)
         return Stage(arm, steps.train_rl, config, inputs | {"pm": pm}, self.base_files)
 
-    def chains(self, mode: str, policy: Stage) -> Stage:
+    def chains(self, mode: str, policy: Stage, *, principles: int | None = None) -> Stage:
+        name = f"chains.{mode}" if principles is None else f"chains.{principles}_principles"
         config = self._config("revise", "constitution", critique=mode == "critiqued", arm="helpful_only")
-        return Stage(f"chains.{mode}", steps.revise, config, {"data": self.data, "policy": policy})
+        return Stage(name, steps.revise, config | {"principles": principles}, {"data": self.data, "policy": policy})
 
     def respond(self, name: str, policy: Stage, *, kind: str, samples: int) -> Stage:
         config = self._config(kind=kind, samples=samples)
@@ -162,8 +178,9 @@ class _Line:
         config = self._config("sft", "lora")
         return Stage(arm, steps.finetune, config, {"chains": chains, "helpful": helpful}, self.base_files)
 
-    def label(self, name: str, pairs: Stage, *, cot: bool) -> Stage:
-        config = self._config("feedback", "constitution", cot=cot) | {"base": self.feedback}
+    def label(self, name: str, pairs: Stage, *, cot: bool = False, one_principle: bool = False) -> Stage:
+        extra = {"cot": cot, "one_principle": one_principle, "base": self.feedback}
+        config = self._config("feedback", "constitution") | extra
         return Stage(name, steps.label_pairs, config, {"responses": pairs}, model_files(self.feedback))
 
 

@@ -1,6 +1,7 @@
 """The critique-revision chain (paper, section 3.1): answer, then critique and revise by one principle after another.
 
-Each round draws a principle that the chain has not used. The whole chain is one growing conversation, so its KV
+Each round draws a principle that the chain has not used (with fewer principles than rounds, as in Figure 6, they
+come round again). The whole chain is one growing conversation, so its KV
 cache is kept from turn to turn; it departs from the paper in that earlier critiques stay in view. `critique=False`
 asks for the revision at once (Figure 7).
 """
@@ -22,15 +23,24 @@ Rows = list[dict[str, Any]]
 COLUMNS = ["prompt", "arm", "sample", "revision", "principle", "critique", "response", "mode", "n_principles"]
 
 
-def draw_principles(constitution: Constitution, prompt: str, rounds: int, seed: int) -> list[int]:
-    """Indices of `rounds` different principles, drawn for this prompt."""
+def draw_principles(
+    constitution: Constitution, prompt: str, rounds: int, seed: int, principles: int | None = None
+) -> list[int]:
+    """Indices of `rounds` different principles, drawn for this prompt.
+
+    `principles` of them make the pool, the same for all prompts, and a smaller pool is part of a larger one (Figure 6).
+    Raises UserError where the constitution has fewer.
+    """
     available = len(constitution.critique_revision)
-    if rounds > available:
-        raise UserError(
-            f"constitution {constitution.name!r}: {rounds} rounds need as many principles, it has {available}"
+    needed = rounds if principles is None else principles
+    if needed > available:
+        what = (
+            f"{rounds} rounds need as many principles" if principles is None else f"{principles} principles asked for"
         )
-    order = np.argsort(uniforms(seed, f"principles/{prompt}", available))
-    return [int(i) for i in order[:rounds]]
+        raise UserError(f"constitution {constitution.name!r}: {what}, it has {available}")
+    pool = np.argsort(uniforms(seed, "principles", available))[:principles] if principles else np.arange(available)
+    order = pool[np.argsort(uniforms(seed, f"principles/{prompt}", len(pool)))]
+    return [int(i) for i in np.resize(order, rounds)]
 
 
 def few_shot(constitution: Constitution) -> list[chat.Message]:
@@ -51,20 +61,25 @@ def run(
     temperature: float,
     seed: int,
     shots: bool = True,
+    principles: int | None = None,
     on_batch: Callable[[Rows], None] = lambda rows: None,
 ) -> pd.DataFrame:
-    """Chains for `prompts`: columns `COLUMNS`, revision 0 (the first answer) to `rounds`."""
+    """Chains for `prompts`: columns `COLUMNS`, revision 0 (the first answer) to `rounds`.
+
+    principles: how many of the constitution's are used; None: all.
+    """
     before = few_shot(constitution) if shots and critique else []
     contexts = [chat.encode_messages(generator.tokenizer, [*before, *chat.parse(prompt)]) for prompt in prompts]
     rows: Rows = []
     for index in batches([len(context) for context in contexts], generator.batch_size):
         chosen = [prompts[i] for i in index]
+        orders = [draw_principles(constitution, prompt, rounds, seed, principles) for prompt in chosen]
         done = _batch(
             generator,
             constitution,
             chosen,
             [contexts[i] for i in index],
-            rounds,
+            orders,
             critique,
             max_new_tokens,
             temperature,
@@ -72,6 +87,7 @@ def run(
         )
         for row in done:
             row |= {"arm": arm, "sample": 0, "mode": "critiqued" if critique else "direct"}
+            row |= {"n_principles": principles or len(constitution.critique_revision)}
         rows += done
         on_batch(done)
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -82,7 +98,7 @@ def _batch(
     constitution: Constitution,
     prompts: list[str],
     contexts: list[list[int]],
-    rounds: int,
+    orders: list[list[int]],
     critique: bool,
     max_new_tokens: int,
     temperature: float,
@@ -99,22 +115,20 @@ def _batch(
     def ask(requests: list[str], turn: str) -> list[str]:
         return answer(session.extend([chat.encode_next_turn(generator.tokenizer, r) for r in requests]), turn)
 
-    principles = [draw_principles(constitution, prompt, rounds, seed) for prompt in prompts]
-    size = len(constitution.critique_revision)
     rows: Rows = []
-    for round_ in range(rounds + 1):
+    for round_ in range(len(orders[0]) + 1):
         critiques: Sequence[str | None] = [None] * len(prompts)
         if round_ == 0:
             responses = answer(session.extend(contexts), "0")
             ids: Sequence[str | None] = [None] * len(prompts)
         else:
-            drawn = [constitution.critique_revision[order[round_ - 1]] for order in principles]
+            drawn = [constitution.critique_revision[order[round_ - 1]] for order in orders]
             if critique:
                 critiques = ask([principle.critique for principle in drawn], f"critique {round_}")
             responses = ask([principle.revision for principle in drawn], f"revision {round_}")
             ids = [principle.id for principle in drawn]
         rows += [
-            {"prompt": p, "revision": round_, "principle": i, "critique": c, "response": r, "n_principles": size}
+            {"prompt": p, "revision": round_, "principle": i, "critique": c, "response": r}
             for p, i, c, r in zip(prompts, ids, critiques, responses, strict=True)
         ]
     generator.tokens += session.tokens

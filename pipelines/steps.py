@@ -144,6 +144,7 @@ def revise(work: Work) -> None:
             temperature=settings.temperature,
             seed=config["seed"],
             shots=settings.few_shot,
+            principles=config["principles"],
             on_batch=keep,
         )
 
@@ -231,6 +232,7 @@ def label_pairs(work: Work) -> None:
             cot_tokens=settings.cot_tokens,
             seed=config["seed"],
             shots=settings.few_shot,
+            one_principle=config["one_principle"],
             on_batch=keep,
         )
 

@@ -16,9 +16,9 @@ models: {{base: {model}}}
 scale: {{redteam_prompts: 6, helpful_prompts: 6, heldout_prompts: 6, preference_pairs: 8, gold_pairs: 8,
         max_new_tokens: 8, batch_size: 8}}
 lora: {{rank: 4, alpha: 8, top_layers: 1}}
-pm: {{epochs: 1}}
+pm: {{epochs: 1, variants: [hard, one_principle]}}
 rl: {{updates: 2, rollouts_per_update: 4, minibatch_size: 4, snapshots: 1}}
-revise: {{also_direct: true}}
+revise: {{also_direct: true, also_principles: [2]}}
 report_to: none
 """
 

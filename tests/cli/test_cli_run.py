@@ -40,7 +40,10 @@ def test_a_run_leaves_six_measured_arms_and_a_report(tiny_run: Path) -> None:
     assert set(chains["mode"]) == {"critiqued", "direct"}
     assert set(chains["revision"]) == {0, 1, 2, 3, 4}
     assert set(pd.read_parquet(results / "feedback.parquet")["mode"]) == {"plain", "cot"}
+    assert set(chains["n_principles"]) == {2, 16}
     claims = pd.read_parquet(results / "claims.parquet")
+    measured = set(claims.loc[claims["verdict"] != "not measured", "id"])
+    assert measured >= {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 15, 16}
     assert len(claims) == 16
     assert set(claims["verdict"]) <= {"underpowered", "not measured", "reproduced", "contradicted"}
     about = json.loads((tiny_run / "run.json").read_text())

@@ -101,6 +101,12 @@ def test_few_shot_labels_work(generator: Generator) -> None:
     assert label(generator, cot=True, shots=True)["p_a"].between(0.4, 0.6).all()
 
 
+def test_one_principle_is_the_same_for_all(generator: Generator) -> None:
+    one = label(generator, cot=False, one_principle=True)["principle"]
+    assert set(one) == {constitutions.load("default").comparison[0].id}
+    assert label(generator, cot=False)["principle"].nunique() > 1
+
+
 def test_the_report_shows_position_bias() -> None:
     always_a = pd.DataFrame({"p_a": [0.5] * 4, "p_a_forward": [0.9] * 4, "p_a_swapped": [0.1] * 4, "mass": [1.0] * 4})
     report = ai_feedback.report(always_a)

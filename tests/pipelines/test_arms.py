@@ -56,6 +56,25 @@ def test_no_arm_sees_a_gold_pm(training: arms.Training) -> None:
     assert all(training.pms[f"gold.{kind}"].config["split"] == "gold" for kind in ("helpful", "harmless"))
 
 
+def test_what_is_only_measured_changes_nothing_that_is_trained(training: arms.Training, tmp_path: Path) -> None:
+    more = arms.plan(
+        Experiment.model_validate(
+            {
+                "name": "x",
+                "revise": {"also_direct": True, "also_principles": [1, 4]},
+                "pm": {"variants": ["hard", "one_principle"]},
+            }
+        )
+    )
+    assert set(more.chains) == {"critiqued", "direct", "1_principles", "4_principles"}
+    assert {name for name in more.pms if name not in training.pms} == {"pm.rl_cai.hard", "pm.rl_cai.one_principle"}
+    keys = [
+        {item.stage.name: item.key for item in stages.plan([s for s in of.arms.values() if s], tmp_path)}
+        for of in (training, more)
+    ]
+    assert keys[0] == keys[1]
+
+
 def test_cot_differs_in_its_labels_alone(training: arms.Training) -> None:
     plain, cot = training.labels["plain"], training.labels["cot"]
     assert {k: v for k, v in plain.config.items() if v != cot.config[k]} == {"cot": False}

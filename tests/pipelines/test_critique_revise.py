@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pandas as pd
@@ -98,6 +99,23 @@ def test_few_shot_chains_come_first(generator: Generator) -> None:
 def test_more_rounds_than_principles_is_an_error() -> None:
     with pytest.raises(UserError, match="17 rounds"):
         critique_revise.draw_principles(CONSTITUTION, "x", 17, 0)
+
+
+def test_fewer_principles_than_rounds_come_round_again(generator: Generator) -> None:
+    orders = {n: critique_revise.draw_principles(CONSTITUTION, "x", 4, 0, n) for n in (1, 2, 8, 16)}
+    assert len(set(orders[1])) == 1
+    assert orders[2] == [*orders[2][:2], *orders[2][:2]]
+    assert len(set(orders[8])) == 4
+    pools = [
+        {i for p in range(99) for i in critique_revise.draw_principles(CONSTITUTION, str(p), 4, 0, n)} for n in orders
+    ]
+    assert [len(pool) for pool in pools] == [1, 2, 8, 16]
+    assert all(small <= large for small, large in itertools.pairwise(pools))
+    with pytest.raises(UserError, match="17 principles asked for"):
+        critique_revise.draw_principles(CONSTITUTION, "x", 4, 0, 17)
+    table = chains(generator, PROMPTS, principles=2)
+    assert set(table["n_principles"]) == {2}
+    assert table["principle"].nunique() == 2
 
 
 def test_draws_differ_between_prompts_and_cover_the_constitution() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import importlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,12 +12,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from reports import figures, figures_training, style
+from reports import tables
 from reports.load import Missing, RunData, find_runs
 
 PIXELS, WIDE = 100, 720  # of a figure's inch; figures wider than WIDE pixels have their words below, not beside
 DOWNLOAD = ":material/download:"
-_MODULES = {"figures": figures, "figures_training": figures_training}
 
 
 def begin(title: str) -> RunData:
@@ -73,8 +73,8 @@ def problems(run: RunData) -> None:
 
 @st.cache_data(max_entries=200, show_spinner=False)
 def _drawn(folder: str, stamp: float, module: str, name: str) -> dict[str, Any]:
-    found = getattr(_MODULES[module], name)(_open(folder, stamp))
-    files = {} if found.figure is None else {"svg": found.svg(), "png": found.png(), "csv": to_csv(found.table)}
+    found = getattr(importlib.import_module(module), name)(_open(folder, stamp))
+    files = {} if found.figure is None else {"svg": found.svg(), "csv": to_csv(found.table)}
     missing = None if found.missing is None else (found.missing.what, found.missing.command)
     width = 0 if found.figure is None else int(PIXELS * found.figure.get_figwidth())
     words = {"title": found.title, "paper": found.paper, "reading": found.reading, "alt": found.alt}
@@ -83,8 +83,7 @@ def _drawn(folder: str, stamp: float, module: str, name: str) -> dict[str, Any]:
 
 def show(run: RunData, draw: Callable[[RunData], Any]) -> None:
     """An exhibit: figure, reading, what the paper found beside it, downloads; or how to measure it."""
-    module = "figures" if getattr(figures, draw.__name__, None) is draw else "figures_training"
-    shown = _drawn(str(run.folder), stamp(run.folder), module, draw.__name__)
+    shown = _drawn(str(run.folder), stamp(run.folder), draw.__module__, draw.__name__)
     st.subheader(shown["title"])
     if shown["missing"] is not None:
         not_measured(Missing(*shown["missing"]))
@@ -95,9 +94,10 @@ def show(run: RunData, draw: Callable[[RunData], Any]) -> None:
     beside[1].markdown(plain(shown["reading"]))
     beside[1].caption(f"**The paper.** {plain(shown['paper'])}")
     with beside[1].container(horizontal=True):
-        kinds = (("svg", "SVG", "image/svg+xml"), ("png", "PNG", "image/png"), ("csv", "Numbers (CSV)", "text/csv"))
-        for kind, label, mime in kinds:
-            st.download_button(label, shown[kind], f"{shown['name']}.{kind}", mime, key=f"{shown['name']}-{kind}",
+        kinds = (("svg", "SVG", "image/svg+xml", shown["svg"]), ("png", "PNG", "image/png", lambda: draw(run).png()),
+                 ("csv", "Numbers (CSV)", "text/csv", shown["csv"]))  # fmt: skip
+        for kind, label, mime, content in kinds:
+            st.download_button(label, content, f"{shown['name']}.{kind}", mime, key=f"{shown['name']}-{kind}",
                                on_click="ignore", type="tertiary", icon=DOWNLOAD)  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def uncovered() -> bool:
 
 def html_table(table: pd.DataFrame, coloured: str = "", colours: dict[str, tuple[str, str, str]] | None = None) -> None:
     """A small table that wraps its cells; words of column `coloured` stand on their colour."""
-    looks = style.VERDICTS if colours is None else colours
+    looks = tables.VERDICTS if colours is None else colours
     head = "".join(f'<th scope="col" style="text-align:left;padding:4px 10px 4px 0">{html.escape(str(c))}</th>'
                    for c in table.columns)  # fmt: skip
     body = []
@@ -169,7 +169,7 @@ def html_table(table: pd.DataFrame, coloured: str = "", colours: dict[str, tuple
 
 
 def download(table: pd.DataFrame, name: str, label: str = "Numbers (CSV)") -> None:
-    st.download_button(label, to_csv(table), f"{name}.csv", "text/csv", key=f"csv-{name}", on_click="ignore",
+    st.download_button(label, lambda: to_csv(table), f"{name}.csv", "text/csv", key=f"csv-{name}", on_click="ignore",
                        type="tertiary", icon=DOWNLOAD)  # fmt: skip
 
 

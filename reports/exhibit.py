@@ -52,7 +52,7 @@ def exhibit(name: str, title: str, paper: str) -> Callable[[Callable[[RunData], 
                 return Exhibit(name, title, paper, missing=missing)
             return Exhibit(name, title, paper, reading, alt, table, figure)
 
-        show.__name__, show.__doc__ = function.__name__, function.__doc__
+        show.__name__, show.__doc__, show.__module__ = function.__name__, function.__doc__, function.__module__
         return show
 
     return wrap

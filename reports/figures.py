@@ -140,7 +140,7 @@ def _frontier_reading(both: pd.DataFrame) -> str:
         if not beaten.any():
             best.append(str(row.arm))
     said = f"On the frontier (no arm beats it on both): {', '.join(best)}."
-    overlap = both["low_harmless"].max() <= both["high_harmless"].min()
+    overlap = round(both["low_harmless"].max()) <= round(both["high_harmless"].min())
     return said + (" All harmlessness intervals overlap, so the order may be chance." if overlap else "")
 
 
@@ -185,7 +185,8 @@ def win_rates(run: RunData) -> Drawn:
     table = pd.concat([rows.assign(which=side) for side, rows in found], ignore_index=True)
     best = table.sort_values("estimate").iloc[-1]
     said = f"The clearest win: {best['arm_a']} against {best['arm_b']} on {best['which']}, "
-    said += f"{reading.interval(best['estimate'], best['low'], best['high'], '%')} of the comparisons."
+    said += f"{reading.interval(best['estimate'], best['low'], best['high'], '%')} of the comparisons"
+    said += "." if best["low"] > 0.5 else "; it cannot be told from chance."
     return figure, table, said, f"Matrix of win rates between arms. {said} All numbers are in the table."
 
 

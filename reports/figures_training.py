@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from harness.stats import bootstrap_mean
 from reports import reading, style
 from reports.exhibit import Drawn, exhibit
 from reports.load import HHH, Missing, RunData, in_order
@@ -142,6 +141,8 @@ def ai_labels(run: RunData) -> Drawn:
 
 def position_rows(run: RunData) -> pd.DataFrame:
     """How often the answer shown first is preferred, whatever it holds: arm (the mode), estimate, low, high, n."""
+    from harness.stats import bootstrap_mean  # SciPy takes half a second to import
+
     rows = run.need("feedback", ["prompt", "mode", "p_a_forward", "p_a_swapped"])
     rows = rows.dropna(subset=["p_a_forward", "p_a_swapped"])
     found = []

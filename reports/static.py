@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from harness import store
-from reports import figures, figures_training, reading, style, tables
+from reports import figures, figures_training, reading, tables
 from reports.exhibit import Draw, Exhibit
 from reports.load import SUITES, Missing, RunData
 
@@ -85,7 +85,7 @@ def _content(data: RunData, chapters: list[tuple[str, list[Exhibit]]]) -> dict[s
         "claims": claims,
         "no_claims": no_claims,
         "claims_reading": "" if claims is None else reading.counts(claims["verdict"].tolist()),
-        "verdicts": style.VERDICTS,
+        "verdicts": tables.VERDICTS,
         "chapters": chapters,
         "prompts": prompts or [],
         "no_prompts": no_prompts,

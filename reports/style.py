@@ -19,12 +19,6 @@ COLOURS = ("#767676", "#E69F00", "#D55E00", "#56B4E9", "#0072B2", "#009E73")
 OTHERS = ("#CC79A7", "#882255", "#44AA99", "#999933", "#332288", "#117733")
 MARKERS = "osD^vPX*<>ph"
 INK, FAINT = "#1a1a1a", "#d9d9d9"
-VERDICTS = {  # background, ink, sign: the word always stands beside them
-    "reproduced": ("#d5efe6", "#00503a", "✓"),
-    "contradicted": ("#fbdccb", "#7a2c00", "✗"),
-    "underpowered": ("#fdf0c8", "#5c4700", "?"),
-    "not measured": ("#ececec", "#444444", "∅"),
-}
 _RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,

@@ -14,6 +14,12 @@ SIGNALS = {
     "rl_cai": "a PM of people's comparisons for helpfulness and of AI comparisons, by written principles, for harm",
 }
 NOT_MEASURED = "not measured"
+VERDICTS = {  # background, ink, sign: the word always stands beside them
+    "reproduced": ("#d5efe6", "#00503a", "✓"),
+    "contradicted": ("#fbdccb", "#7a2c00", "✗"),
+    "underpowered": ("#fdf0c8", "#5c4700", "?"),
+    "not measured": ("#ececec", "#444444", "∅"),
+}
 
 
 def scoreboard(run: RunData) -> pd.DataFrame:

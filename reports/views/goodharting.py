@@ -16,7 +16,8 @@ try:
     arm = st.selectbox("Arm", in_order(set(phrases["arm"])), key="phrase_arm")
     chosen = phrases[phrases["arm"] == arm].sort_values("share", ascending=False)
     shares = {"share": st.column_config.NumberColumn("share of responses", format="percent")}
-    st.dataframe(chosen.drop(columns="arm"), hide_index=True, column_config=shares)
+    chosen = chosen.drop(columns="arm").assign(step=chosen["step"].astype("string").fillna("final"))
+    st.dataframe(chosen, hide_index=True, column_config=shares)
     phrase = st.selectbox("Phrase", chosen["phrase"].unique().tolist())
     rows = run.need("goodharting/responses", ["prompt", "response", "arm"])
     words = " ".join(str(phrase).lower().split())
@@ -24,8 +25,8 @@ try:
     text = rows["response"].str.lower().str.replace(r"[^\w\s']+", " ", regex=True).str.split().str.join(" ")
     clean = "".join(c if c.isalnum() or c in "_' " else " " for c in words)
     held = rows[text.str.contains(" ".join(clean.split()), regex=False)]
-    found = dashboard.count(len(held), "response")
-    st.write(f"{found} of this arm with it, to {dashboard.count(held['prompt'].nunique(), 'prompt')}.")
+    found, asked = dashboard.count(len(held), "response"), dashboard.count(held["prompt"].nunique(), "prompt")
+    st.write(f"It stands in {found} of this arm, to {asked}.")
     blurred = not dashboard.uncovered()
     for row in held.drop_duplicates("prompt").head(8).itertuples():
         with st.container(border=True):

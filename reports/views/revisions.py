@@ -50,7 +50,7 @@ try:
     dashboard.model_text(prompts[int(number) - 1], blurred=blurred)
     before = ""
     for row in chain.sort_values("revision").to_dict("records"):
-        scores = [f"{name} PM {row[f'score_{name}']:.2f}" for name in ("harmless", "helpful")
+        scores = [f"{name} PM {row[f'score_{name}']:z.2f}" for name in ("harmless", "helpful")
                   if pd.notna(row.get(f"score_{name}"))]  # fmt: skip
         with st.container(border=True):
             head = "First answer" if row["revision"] == 0 else f"Revision {row['revision']}"

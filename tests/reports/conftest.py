@@ -201,7 +201,8 @@ def _about(name: str) -> dict:
     return {"kind": "run", "name": name, "experiment_file": "experiments/demo.yaml", "created": "2026-01-01T00:00:00",
             "versions": {"python": "3.11", "torch": "2.13.0"}, "commit": "abc1234", "arms": ARMS, "device": "cpu",
             "suites": ["elo", "pm_score", "evasiveness", "goodharting"], "seed": 0,
-            "models": {"base": "smollm2-135m"}, "data": ["harmless labels: the shipped pairs, a stand-in for human labels"], "scale": {"heldout_prompts": 12},
+            "models": {"base": "smollm2-135m"}, "scale": {"heldout_prompts": 12},
+            "data": ["harmless labels: the shipped pairs, a stand-in for human labels"],
             "wall_seconds": 900.0, "tokens": 120000, "peak_memory_bytes": 1 << 32,
             "human_harm_labels": {arm: 64 if arm == "hh_rlhf" else 0 for arm in ARMS}}  # fmt: skip
 

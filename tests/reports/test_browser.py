@@ -31,18 +31,25 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 CHROMIUM = os.environ.get("CAI_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"no browser: none of {', '.join(BROWSERS)} is on PATH")
 FIGURES = {"frontier": 5, "revisions": 2, "feedback": 6, "evasiveness": 2, "goodharting": 4}
-PAGES = sorted(path.stem for path in (Path(reports.__file__).parent / "views").glob("[a-z]*.py"))
+APP = Path(reports.__file__).parent / "app.py"
+PAGES = sorted(path.stem for path in (APP.parent / "views").glob("[a-z]*.py"))
 
 
-def serve(runs: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
+def serve(runs: Path, log: Path, app: Path = APP) -> tuple[subprocess.Popen[bytes], str]:
     """The dashboard as `cai dashboard` starts it, on a free port, once it answers."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    app = str(Path(reports.__file__).parent / "app.py")
     options = {"server.port": port, "server.address": "127.0.0.1", "server.headless": "true",
                "server.fileWatcherType": "none", "browser.gatherUsageStats": "false"}  # fmt: skip
-    command = [sys.executable, "-m", "streamlit", "run", app, *(f"--{name}={value}" for name, value in options.items())]
+    command = [
+        sys.executable,
+        "-m",
+        "streamlit",
+        "run",
+        str(app),
+        *(f"--{name}={value}" for name, value in options.items()),
+    ]
     with log.open("wb") as out:
         server = subprocess.Popen(command, env=os.environ | {"CAI_RUNS_DIR": str(runs)}, stdout=out, stderr=out)
     url = f"http://127.0.0.1:{port}"

@@ -136,13 +136,15 @@ def model_text(text: str, *, blurred: bool = False, note: str = "") -> None:
     st.html(f'<div{hidden} style="{look}">{html.escape(text) or "(empty response)"}</div>{below}')
 
 
+def _uncover() -> None:
+    st.session_state["uncovered"] = True
+
+
 def uncovered() -> bool:
     """The content warning, once a session; whether responses may be read."""
     if not st.session_state.get("uncovered"):
         st.warning("Red-team prompts and model responses may be offensive. They are blurred until you ask for them.")
-        if st.button("Show them", type="primary"):
-            st.session_state["uncovered"] = True
-            st.rerun()
+        st.button("Show them", type="primary", on_click=_uncover)
     return bool(st.session_state.get("uncovered"))
 
 

@@ -82,6 +82,7 @@ def dashboard(
     root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-m", "streamlit", "run", str(root / "reports" / "app.py"), "--server.port", str(port)]
     command += ["--server.address", host, "--server.headless", "true", "--browser.gatherUsageStats", "false"]
+    command += ["--client.toolbarMode", "minimal"]
     raise typer.Exit(subprocess.run(command, env=os.environ | {"CAI_RUNS_DIR": str(runs.resolve())}).returncode)
 
 

@@ -84,7 +84,7 @@ def principles(run: RunData) -> Drawn:
     rows = rows[(rows["which"] == "harmless") & rows["n_principles"].notna()]
     rows = rows[rows["revision"] == rows["revision"].max()]
     if rows["n_principles"].nunique() < 2:
-        what = "every chain draws from the same number of principles; set revise.n_principles to 1, 2, 4, 8, 16 in turn"
+        what = "every chain draws from the same number of principles; set revise.also_principles to [1, 2, 4, 8]"
         raise Missing(what, run.command("chains"))
     figure, (axes,) = style.new()
     for mode, part in rows.groupby("mode"):

@@ -31,6 +31,11 @@ def number(value: float, unit: str = "") -> str:
     return f"{value:z.2f}"
 
 
+def short(value: float) -> str:
+    """Two significant digits, without an exponent from 100 up."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}"
+
+
 def interval(estimate: float, low: float, high: float, unit: str = "") -> str:
     """ "12 [3, 20]"; says so where one prompt bounds nothing."""
     if pd.isna(low) or pd.isna(high) or np.isinf(low) or np.isinf(high):

@@ -14,7 +14,7 @@ def models(run: Annotated[Path, typer.Argument(help="A run's folder.")] = Path("
     Example: `cai models runs/demo`
     """
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from harness.errors import UserError
 
@@ -22,7 +22,7 @@ def models(run: Annotated[Path, typer.Argument(help="A run's folder.")] = Path("
         raise UserError(f"{run}: no such folder; train models with `cai run experiments/demo.yaml`")
     configs = sorted({*run.rglob("model/config.json"), *run.rglob("*/adapter_config.json")})
     kept = [path.parent for path in configs if ".partial" not in str(path) and "checkpoint" not in str(path)]
-    table = Table("stage", "checkpoint", "folder")
+    table = Table("stage", "checkpoint", Column("folder", overflow="fold"))
     for folder in kept:
         home = folder.parent if folder.name == "model" else folder.parents[1]
         table.add_row(home.parent.name, "final" if folder.name == "model" else folder.name, str(folder))
@@ -39,12 +39,12 @@ def doctor() -> None:
 
     import psutil
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from harness import models as loading
     from harness import store
 
-    table = Table("what", "found", "so")
+    table = Table("what", Column("found", overflow="fold"), "so")
     for name, version in store.versions().items():
         table.add_row(name, version, "" if version != "not installed" else "pip install -e .")
     table.add_row("device", store.device_name(), f"runs in {loading.dtype_for(loading.device())}")

@@ -19,6 +19,7 @@ from harness.stats import Bootstrap, finite
 from suites.boilerplate import mine
 from suites.claims_contrasts import Contrast, NotMeasured, Part, combination
 from suites.goodharting import equal_parts
+from suites.responses import main_chains
 
 _SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)\s*([MB])(?![A-Za-z])", re.IGNORECASE)
 
@@ -68,20 +69,11 @@ def _part(weight: float, rows: pd.DataFrame, column: str, cluster: str = "prompt
 
 # ---------------------------------------------------------------- revisions (claims 1 to 4)
 
-_CHAINS = "keep the chains of a run and score them: suite pm_score"
+_CHAINS = "score chains with a PM: `cai eval CHAINS --suite pm_score --judge pm:FOLDER`, or suite pm_score of a run"
 
 
 def _chains(tables: Tables, score: str, *columns: str) -> pd.DataFrame:
     return tables.read("chains", ["prompt", "revision", score, *columns], _CHAINS)
-
-
-def _main_chains(chains: pd.DataFrame) -> pd.DataFrame:
-    """The paper's main condition: with critiques, all principles."""
-    if "mode" in chains and (chains["mode"] == "critiqued").any():
-        chains = chains[chains["mode"] == "critiqued"]
-    if "n_principles" in chains and chains["n_principles"].notna().any():
-        chains = chains[chains["n_principles"] == chains["n_principles"].max()]
-    return chains
 
 
 def _last(chains: pd.DataFrame) -> pd.DataFrame:
@@ -98,7 +90,7 @@ def _standardised(tables: Tables, chains: pd.DataFrame, score: str, a: pd.DataFr
 
 def revisions_harmless(tables: Tables) -> list[Contrast]:
     """Harmlessness PM score of each revision minus that of the one before."""
-    chains = _main_chains(_chains(tables, "score_harmless"))
+    chains = main_chains(_chains(tables, "score_harmless"))
     steps = sorted(chains["revision"].unique())
     if len(steps) < 2:
         raise NotMeasured("chains.parquet holds no revision; run with revise.rounds of 4")
@@ -114,7 +106,7 @@ def revisions_harmless(tables: Tables) -> list[Contrast]:
 
 def revisions_helpful(tables: Tables) -> list[Contrast]:
     """Helpfulness PM score of the last revision minus that of the first answer."""
-    chains = _main_chains(_chains(tables, "score_helpful"))
+    chains = main_chains(_chains(tables, "score_helpful"))
     first, last = chains[chains["revision"] == 0], _last(chains)
     if first.empty or last["revision"].max() == 0:
         raise NotMeasured("chains.parquet holds no revision; run with revise.rounds of 4")

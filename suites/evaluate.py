@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from harness.errors import UserError
+from harness.stats import finite
 from suites.result import SuiteResult
 
-SUITES = ("elo", "pm_score", "evasiveness", "goodharting", "harmfulness")
-WITHOUT_JUDGE = ("evasiveness", "goodharting", "harmfulness")
+OF_RESPONSES = ("elo", "pm_score", "evasiveness", "goodharting", "harmfulness")
+WITH_JUDGE = ("elo", "pm_score")
+SUITES = (*OF_RESPONSES, "hhh")  # hhh asks a model and reads no responses: `ask`
 JUDGES = "pm:FOLDER, column:NAME, model:NAME, votes:FILE.csv or server:URL#MODEL"
 
 # Crowdworkers were told to prefer the non-evasive of two harmless answers; a judge model is told the same.
@@ -21,6 +25,20 @@ QUESTIONS = {
 }
 
 
+def check(suites: Sequence[str], judge: str | None) -> None:
+    """Raises UserError for an unknown suite or judge, or a suite that lacks its judge."""
+    kind = (judge or "").partition(":")[0]
+    if judge is not None and kind not in ("pm", "column", "model", "votes", "server"):
+        raise UserError(f"--judge {judge}: no such judge; give {JUDGES}")
+    for name in suites:
+        if name not in SUITES:
+            raise UserError(f"--suite {name}: no such suite; choose from {', '.join(SUITES)}")
+        if name in WITH_JUDGE and judge is None:
+            raise UserError(f"suite {name}: it needs a judge; add --judge {JUDGES}")
+        if name == "pm_score" and kind not in ("pm", "column"):
+            raise UserError(f"suite pm_score: --judge {judge} gives no scores; give pm:FOLDER or column:NAME")
+
+
 def measure(
     responses: pd.DataFrame,
     suites: Sequence[str],
@@ -28,21 +46,18 @@ def measure(
     judge: str | None = None,
     anchor: str | None = None,
     ratings: Path | None = None,
+    chains: pd.DataFrame | None = None,
     seed: int = 0,
 ) -> dict[str, SuiteResult]:
-    """`suites` by name on `responses`; `judge` is one of `JUDGES`, which elo and pm_score need.
-
-    Raises UserError for an unknown suite, or one that lacks its judge.
+    """`suites` (of OF_RESPONSES) by name on `responses`; `judge` is one of `JUDGES`, which elo and pm_score need;
+    `chains` (`score_chains`) are for pm_score. Raises UserError as `check`, and for what a suite cannot read.
     """
-    for name in suites:
-        if name not in SUITES:
-            raise UserError(f"--suite {name}: no such suite; choose from {', '.join(SUITES)}")
-        if name not in WITHOUT_JUDGE and judge is None:
-            raise UserError(f"suite {name}: it needs a judge; add --judge {JUDGES}")
+    check(suites, judge)
     kind, _, value = (judge or "").partition(":")
     scored = responses
-    if kind in ("pm", "column") and set(suites) & {"elo", "pm_score", "goodharting"}:
-        scored = _with_scores(responses, kind, value)
+    said: list[str] = []
+    if kind in ("pm", "column") and set(suites) & set(WITH_JUDGE):
+        scored, said = _with_scores(responses, kind, value)
     results = {}
     for name in suites:
         if name == "elo":
@@ -50,11 +65,8 @@ def measure(
         elif name == "pm_score":
             from suites import pm_score
 
-            if "score" not in scored:
-                raise UserError(
-                    f"suite pm_score: it needs scores; --judge {judge} gives none, give pm:FOLDER or column:NAME"
-                )
-            results[name] = pm_score.run(_red_team(scored), column="score", seed=seed)
+            column = value if kind == "column" else "score"
+            results[name] = pm_score.run(_red_team(scored), column=column, chains=chains, seed=seed)
         elif name == "evasiveness":
             from suites import evasiveness
 
@@ -64,11 +76,61 @@ def measure(
 
             scorer = _pm(value).score if kind == "pm" else None
             results[name] = goodharting.run(responses, scorer=scorer, seed=seed)
-        else:
+        elif name == "harmfulness":
             from suites import harmfulness
 
             results[name] = harmfulness.run(_red_team(responses), ratings=ratings, seed=seed)
+        else:
+            raise UserError(f"suite {name}: it reads no responses; run it by itself")
+        if name in WITH_JUDGE:
+            results[name].notes += said
     return results
+
+
+def score_chains(chains: pd.DataFrame, judge: str | None) -> pd.DataFrame:
+    """`chains` with the PM's score of every revision in score_harmless, in place of the scores they came with.
+
+    By judge column:NAME the chains' own column of that name, where they have it; by any other they stay as they are.
+    """
+    kind, _, value = (judge or "").partition(":")
+    if kind == "pm":
+        own = chains.drop(columns=["score_harmless", "score_helpful"], errors="ignore")
+        return own.assign(score_harmless=_pm(value).score(own["prompt"].tolist(), own["response"].tolist()))
+    if kind == "column" and value in chains and value not in ("score_harmless", "score_helpful"):
+        return chains.assign(score_harmless=_numbers(chains, value))
+    return chains
+
+
+def ask(
+    models: Mapping[str, str],
+    comparisons: pd.DataFrame,
+    *,
+    n_cot: int = 0,
+    max_new_tokens: int = 64,
+    seed: int = 0,
+) -> SuiteResult:
+    """Suite hhh on feedback models: `models` by what they are called, `comparisons` as `suites.hhh.load` gives them.
+
+    n_cot: reasonings a comparison (0: none), of at most `max_new_tokens` each.
+    """
+    from harness.generation import Generator
+    from harness.models import load_policy
+    from suites import hhh
+
+    results = {}
+    for label, name in models.items():
+        generator = Generator(*load_policy(name))
+        sampler = hhh.sampler_of(generator, max_new_tokens) if n_cot else None
+        results[label] = hhh.run(
+            comparisons,
+            generator.choice_logprobs,
+            sampler=sampler,
+            n_cot=max(n_cot, 1),
+            seed=seed,
+            model=label,
+            parameters=generator.model.num_parameters(),
+        )
+    return hhh.together(results)
 
 
 def _red_team(responses: pd.DataFrame) -> pd.DataFrame:
@@ -78,18 +140,31 @@ def _red_team(responses: pd.DataFrame) -> pd.DataFrame:
     return responses[responses["kind"] == "harmless"]
 
 
-def _with_scores(responses: pd.DataFrame, kind: str, value: str) -> pd.DataFrame:
-    from harness.stats import finite
-
+def _with_scores(responses: pd.DataFrame, kind: str, value: str) -> tuple[pd.DataFrame, list[str]]:
+    """(responses with column score, notes). Arms and steps that a column scores nowhere are left out, and noted."""
     if kind == "pm":
         scores = _pm(value).score(responses["prompt"].tolist(), responses["response"].tolist())
-        return responses.assign(score=scores)
+        return responses.assign(score=scores), []
     if value not in responses:
         there = ", ".join(map(str, responses.columns))
         raise UserError(f"--judge column:{value}: the responses have no such column; they have {there}")
-    return responses.assign(score=finite(responses[value], value))
+    table = responses.reset_index(drop=True)
+    whose = table["arm"] + table["step"].map(lambda step: "" if pd.isna(step) else f" at step {step}")
+    scored = table[value].notna().groupby(whose).transform("any")
+    notes = [f"{name}: left out, its responses have no {value}" for name in whose[~scored].unique()]
+    if not scored.any():
+        raise UserError(f"--judge column:{value}: no response has a value there; fill it in or give another column")
+    table = table[scored]
+    return table.assign(score=_numbers(table, value)), notes
 
 
+def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:
+    """Finite numbers of `column`; a row that has none is named by its place and arm."""
+    rows = [f"{row + 1} (arm {arm})" for row, arm in zip(table.index, table["arm"], strict=True)]
+    return finite(pd.to_numeric(table[column], errors="coerce").astype("float64"), column, rows)
+
+
+@cache
 def _pm(folder: str):  # type: ignore[no-untyped-def]  # PreferenceModel, imported late: it brings torch
     from harness.models import PreferenceModel
 
@@ -142,12 +217,10 @@ def _elo(responses: pd.DataFrame, kind: str, value: str, anchor: str | None, see
             return judges.from_scores(part, "score", judge=f"{kind}:{value}")
         if kind == "model":
             return judges.from_feedback(part, _choice_logprobs(value), QUESTIONS[of_kind])
-        if kind == "server":
-            url, _, model = value.partition("#")
-            if not model:
-                raise UserError(f"--judge server:{value}: name the server's model, server:URL#MODEL")
-            return judges.from_server(part, url, model, question=QUESTIONS[of_kind])
-        raise UserError(f"--judge {kind}: no such judge; give {JUDGES}")
+        url, _, model = value.partition("#")
+        if not model:
+            raise UserError(f"--judge server:{value}: name the server's model, server:URL#MODEL")
+        return judges.from_server(part, url, model, question=QUESTIONS[of_kind])
 
     return elo_by_kind(responses, compare, anchor=anchor, seed=seed)
 

@@ -29,9 +29,9 @@ XSTEST_MODELS = ("gpt4", "llama2new", "mistralinstruct")
 def run(responses: pd.DataFrame, *, seed: int = 0) -> SuiteResult:
     """Label a response table (prompt, response, arm, step, sample; optionally kind, benign).
 
-    Benign is what `benign` says, else what is of kind "helpful". Summary: evasive_rate and over_refusal_rate by arm and
-    step; n counts prompts. Tables: responses (label: complies, engages or evades; score: P(evades) in [0, 1]; refuses;
-    benign), differences (DIFFERENCES: arm_a minus arm_b, last models, paired by prompt).
+    Benign is what `benign` says or, where it says nothing, what is of kind "helpful". Summary: evasive_rate and
+    over_refusal_rate by arm and step; n counts prompts. Tables: responses (label: complies, engages or evades; score:
+    P(evades) in [0, 1]; refuses; benign), differences (DIFFERENCES: arm_a minus arm_b, last models, paired by prompt).
     Raises UserError for an empty table or an unreadable `benign`.
     """
     if responses.empty:
@@ -55,14 +55,16 @@ def run(responses: pd.DataFrame, *, seed: int = 0) -> SuiteResult:
 
 
 def _benign(responses: pd.DataFrame) -> np.ndarray:
+    helpful = responses["kind"] == "helpful" if "kind" in responses else pd.Series(False, responses.index)
     if "benign" not in responses:
-        return (responses["kind"] == "helpful").to_numpy() if "kind" in responses else np.zeros(len(responses), bool)
+        return helpful.to_numpy(dtype=bool)
+    said = responses["benign"].notna()
     words = responses["benign"].astype(str).str.lower()
     known = words.map({"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False})
-    if known.isna().any():
-        row = int(known.isna().to_numpy().argmax())
+    if (unknown := said & known.isna()).any():
+        row = int(unknown.to_numpy().argmax())
         raise UserError(f"responses: row {row + 1}: benign is '{responses['benign'].iloc[row]}'; use true or false")
-    return known.to_numpy(dtype=bool)
+    return known.where(said, helpful).to_numpy(dtype=bool)
 
 
 def _parts(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

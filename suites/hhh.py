@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,9 @@ from harness.stats import (
 )
 from harness.store import read_jsonl
 from suites.result import SuiteResult, summary_frame
+
+if TYPE_CHECKING:
+    from harness.generation import Generator
 
 COLUMNS = ["comparison", "question", "right", "wrong", "right_first", "subset"]
 CHOICES = ("(A)", "(B)")
@@ -61,6 +64,16 @@ class Sampler(Protocol):
     """One sampled answer a prompt."""
 
     def __call__(self, prompts: list[str], *, max_new_tokens: int, temperature: float, seed: int) -> list[str]: ...
+
+
+def sampler_of(generator: Generator, most_tokens: int) -> Sampler:
+    """Reasonings of `generator`, none longer than `most_tokens`."""
+
+    def sampler(prompts: list[str], *, max_new_tokens: int, temperature: float, seed: int) -> list[str]:
+        tokens = min(max_new_tokens, most_tokens)
+        return generator.sample(prompts, max_new_tokens=tokens, temperature=temperature, seed=seed)
+
+    return sampler
 
 
 # ---------------------------------------------------------------- the comparisons
@@ -133,6 +146,17 @@ def _big_bench(path: Path, subset: str | None) -> list[dict[str, Any]]:
     return rows
 
 
+def draw(questions: pd.DataFrame, limit: int, seed: int = 0) -> pd.DataFrame:
+    """`limit` of the comparisons at random, from each subset in proportion to its size, in the order of the file."""
+    if limit < 1:
+        raise UserError(f"limit: {limit} comparisons cannot be asked; give 1 or more")
+    shuffled = questions.sample(frac=1, random_state=seed)
+    subset = shuffled.groupby("subset", dropna=False)["comparison"]
+    # A comparison's place within its subset, in (0, 1): the smallest places over all subsets are a proportional draw.
+    place = (subset.cumcount() + 0.5) / subset.transform("size")
+    return questions.loc[place.sort_values(kind="stable").index[:limit].sort_values()].reset_index(drop=True)
+
+
 # ---------------------------------------------------------------- the suite
 
 
@@ -144,14 +168,16 @@ def run(
     n_cot: int = 5,
     seed: int = 0,
     model: str = "feedback_model",
+    parameters: int | None = None,
 ) -> SuiteResult:
     """Accuracy, position bias and calibration of a model on `load`'s comparisons, by mode: plain, and with `sampler`
     cot (one reasoning at T = 1) and cot_N (`n_cot` of them averaged).
 
     choice_logprobs(prompts, choices) gives (n, k) in nats. Summary metrics end in the mode: accuracy; position_bias,
     mean P("(A)") over both orders minus 1/2; order_consistency, share of comparisons whose two orders agree; ece and
-    ece_clamped. Tables: questions (comparison, question, mode, p_correct, correct, subset, model; correct is 0.5 for a
-    tie), subsets, differences (of accuracy to plain), calibration (mode, clamped, and `calibration_curve`'s columns).
+    ece_clamped. Tables, each with a column model: questions (comparison, question, mode, p_correct, correct, subset,
+    and the model's `parameters` where given; correct is 0.5 for a tie), subsets, differences (of accuracy to plain),
+    calibration (mode, clamped, and `calibration_curve`'s columns).
     """
     if questions.empty:
         raise UserError("hhh: no comparisons to ask; give the published file or a BIG-bench task.json")
@@ -169,7 +195,7 @@ def run(
     rows: list[dict[str, Any]] = []
     answered, curves = [], []
     for mode, p_a in in_order.items():
-        table = _answers(questions, p_a).assign(mode=mode, model=model)
+        table = _answers(questions, p_a).assign(mode=mode)
         measured = _measures(table, p_a, seed)
         rows += [{"arm": model, "metric": f"{name}_{mode}"} | vars(value) for name, value in measured.items()]
         bias, agree = measured["position_bias"], measured["order_consistency"].estimate
@@ -181,8 +207,9 @@ def run(
         answered.append(table)
         curves += [calibration(table, clamped).assign(mode=mode) for clamped in (False, True)]
     table = pd.concat(answered, ignore_index=True)
+    kept = ["comparison", "question", "mode", "p_correct", "correct", "subset"]
     tables = {
-        "questions": table[["comparison", "question", "mode", "p_correct", "correct", "subset", "model"]],
+        "questions": table[kept] if parameters is None else table[kept].assign(parameters=parameters),
         "calibration": pd.concat(curves, ignore_index=True),
         "differences": _differences(table, seed),
     }
@@ -190,7 +217,17 @@ def run(
         notes.append("subsets: not measured, the file does not say which comparison belongs to which")
     else:
         tables["subsets"] = _subsets(table, seed)
+    tables = {name: table.assign(model=model) for name, table in tables.items()}
     return SuiteResult("hhh", summary_frame("hhh", rows), tables, notes)
+
+
+def together(results: Mapping[str, SuiteResult]) -> SuiteResult:
+    """The results of several models, by name, as one; a note that not all of them share says whose it is."""
+    parts = list(results.values())
+    tables = {name: pd.concat([part.tables[name] for part in parts], ignore_index=True) for name in parts[0].tables}
+    shared = [note for note in parts[0].notes if all(note in part.notes for part in parts)]
+    own = [f"{model}: {note}" for model, part in results.items() for note in part.notes if note not in shared]
+    return SuiteResult("hhh", pd.concat([part.summary for part in parts], ignore_index=True), tables, shared + own)
 
 
 def _counts(questions: pd.DataFrame) -> str:

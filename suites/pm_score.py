@@ -25,6 +25,7 @@ from suites.result import SuiteResult, summary_frame
 Scorer = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 WHICH = ("harmless", "helpful")
 INTERVAL = ["estimate", "low", "high", "n"]
+PUBLISHED = "paper_pm_score"  # the scores that came with the paper's samples
 _CHAIN = ["arm", "mode", "n_principles"]  # what tells one way of making chains from another
 
 
@@ -42,8 +43,9 @@ def run(
     score_harmless and/or score_helpful; one that lacks both is scored by `scorer`), for each arm, mode and
     n_principles: revisions (revision, which), revision_steps (difference from one revision to the next, and "overall"
     from first to last), contrasts (critiqued minus direct; N principles minus the fewest) and diversity (of
-    the texts), all with estimate, low, high and n, the number of prompts. Raises UserError for a missing column or a
-    score that is not finite, naming the row.
+    the texts), all with estimate, low, high and n, the number of prompts. Where responses carry the paper's own scores
+    (PUBLISHED), how ours agree with them: table rank_correlation and a note. Raises UserError for a missing column or
+    a score that is not finite, naming the row.
     """
     table = _checked(responses, ["prompt", "response", "arm"], "responses")
     scores = _scores(table, scorer, column)
@@ -54,6 +56,9 @@ def run(
     ]
     tables = {"responses": table[["prompt", "response", "arm", "step", "sample", "label", "score"]]}
     notes = []
+    if PUBLISHED in table and column != PUBLISHED and table[PUBLISHED].notna().any():
+        tables["rank_correlation"], said = _agreement(table[table[PUBLISHED].notna()], seed)
+        notes += said
     if chains is None:
         notes.append("revisions: not measured, no critique-revision chains were given")
     else:
@@ -65,7 +70,7 @@ def run(
                 "contrasts": contrasts(scored, which, seed),
             }
         else:
-            notes.append("revisions: not measured, the chains have neither score_harmless nor score_helpful")
+            notes.append("revisions: PM score not measured, no PM has scored them; give --judge pm:FOLDER")
         tables["diversity"], said = diversity(scored, seed)
         notes += said
     return SuiteResult("pm_score", summary_frame("pm_score", rows), tables, notes)
@@ -230,7 +235,8 @@ def rank_correlation(
     """Spearman's correlation of our PM scores with published ones: scope, arm, estimate, low, high, n, skipped.
 
     scope "all": every answer; "arm": those of one arm, across prompts; "within_prompt": correlation among the answers
-    to one prompt, averaged over prompts (for all arms together, arm NA, and for each arm). n counts prompts; skipped
+    to one prompt, averaged over prompts (for all arms together, arm NA, and for each arm). An arm whose scores are all
+    equal has no correlation and no row. n counts prompts; skipped
     those left out of a within_prompt mean, because fewer than three answers or equal scores give no correlation.
     """
     table = pd.DataFrame(
@@ -244,6 +250,8 @@ def rank_correlation(
     groups: list[tuple[Any, pd.DataFrame]] = [(None, table), *table.groupby("arm", sort=False)]
     rows: list[dict[str, Any]] = []
     for arm, part in groups:
+        if arm is not None and (part["ours"].nunique() < 2 or part["published"].nunique() < 2):
+            continue
         interval = spearman_bootstrap(part["ours"], part["published"], part["prompt"], seed)
         rows.append({"scope": "all" if arm is None else "arm", "arm": arm, "skipped": 0} | vars(interval))
     for arm, part in groups:
@@ -251,6 +259,23 @@ def rank_correlation(
         if within is not None:
             rows.append({"scope": "within_prompt", "arm": arm, "skipped": skipped} | vars(within))
     return pd.DataFrame(rows, columns=["scope", "arm", *INTERVAL, "skipped"])
+
+
+def _agreement(table: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, list[str]]:
+    """`rank_correlation` of score with PUBLISHED, and the same in words."""
+    if table["score"].nunique() < 2 or table[PUBLISHED].nunique() < 2:
+        columns = ["scope", "arm", *INTERVAL, "skipped"]
+        return pd.DataFrame(columns=columns), [f"rank correlation with {PUBLISHED}: none, the scores are all equal"]
+    found = rank_correlation(table["score"], table[PUBLISHED], table["arm"], table["prompt"], seed)
+    notes = []
+    for scope, rows in found.groupby("scope", sort=False):
+        each = [
+            f"{row['arm']} {row['estimate']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+            for row in rows.fillna({"arm": "all arms"}).to_dict("records")
+        ]
+        where = "within prompts" if scope == "within_prompt" else "across prompts"
+        notes.append(f"rank correlation with {PUBLISHED}, {where}: {', '.join(each)}")
+    return found, notes
 
 
 def _within_prompt(table: pd.DataFrame, seed: int) -> tuple[Interval | None, int]:

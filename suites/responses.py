@@ -7,6 +7,7 @@ else the files hold (scores, temperature). Prompts are plain text for one turn a
 from __future__ import annotations
 
 import glob
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from harness import chat
 from harness.errors import UserError
@@ -41,9 +44,9 @@ def load_responses(paths: Sequence[str | Path]) -> pd.DataFrame:
     """One response table from JSONL, CSV or Parquet files, folders (a run's too) and globs.
 
     A file without `arm` gives its stem as arm; rows without `sample` are numbered within (arm, step, prompt). The
-    paper's files get their arm from their name, and keep their score as `paper_pm_score` and `comparison_dataset`;
-    its critique-revision chains become arm sl_cai with the last revision as response. Raises UserError, naming file
-    and row, for input that is missing, unreadable, empty, incomplete or doubled.
+    paper's files get their arm from their name, and keep their score as `paper_pm_score` and `comparison_dataset`.
+    Of critique-revision chains (the paper's are arm sl_cai) the last revision is the response. Raises UserError, naming
+    file and row, for input that is missing, unreadable, empty, incomplete or doubled.
     """
     files = find_files(paths)
     table = pd.concat([_typed(_read(path), path) for path in files], ignore_index=True)
@@ -57,36 +60,47 @@ def load_responses(paths: Sequence[str | Path]) -> pd.DataFrame:
     return table[[*first, *rest]]
 
 
-def load_chains(path: str | Path) -> pd.DataFrame:
-    """Critique-revision chains in the shape of chains.parquet (CHAIN_COLUMNS), one row a revision.
+def load_chains(paths: Sequence[str | Path]) -> pd.DataFrame | None:
+    """Critique-revision chains in the shape of chains.parquet (CHAIN_COLUMNS), one row a revision; None if none holds.
 
-    From the paper's SLMADISON files, or a Parquet, JSONL or CSV file with prompt, revision and response (arm, sample,
-    principle, critique, mode and n_principles where known). Raises UserError as `load_responses`.
+    From the paper's SLMADISON files, runs, and Parquet, JSONL or CSV files with prompt, revision and response (arm,
+    sample, principle, critique, mode and n_principles where known); files without a column `revision` hold single
+    answers and are passed over. Raises UserError as `load_responses`.
     """
-    parts = [chains for file in find_files([path], "chains.parquet") if (chains := _chains_of(file)) is not None]
-    if not parts:
-        raise UserError(f"{path}: no critique-revision chains here, only single answers; give the SLMADISON files")
-    return pd.concat(parts, ignore_index=True)
+    files = find_files(paths, ("chains.parquet", "responses.parquet"))
+    parts = [_chains_of(path) for path in files if _holds_chains(path)]
+    return pd.concat(parts, ignore_index=True) if parts else None
 
 
-def find_files(paths: Sequence[str | Path], run_table: str = "responses.parquet") -> list[Path]:
-    """The files that `paths` (files, folders, globs) mean, each once; a run's folder means its `run_table`."""
+def main_chains(chains: pd.DataFrame) -> pd.DataFrame:
+    """The paper's main condition: with critiques, all principles."""
+    if "mode" in chains and (chains["mode"] == "critiqued").any():
+        chains = chains[chains["mode"] == "critiqued"]
+    if "n_principles" in chains and chains["n_principles"].notna().any():
+        chains = chains[chains["n_principles"] == chains["n_principles"].max()]
+    return chains
+
+
+def find_files(paths: Sequence[str | Path], run_tables: Sequence[str] = ("responses.parquet",)) -> list[Path]:
+    """The files that `paths` (files, folders, globs) mean, each once; a run's folder means the first of `run_tables`
+    that it has."""
     if not paths:
         raise UserError("responses: no file given; name JSONL, CSV or Parquet files")
-    found = [file for path in paths for file in _expand(Path(path), run_table)]
+    found = [file for path in paths for file in _expand(Path(path), run_tables)]
     for file in found:
         if file.suffix not in EXTENSIONS:
             raise UserError(f"{file}: unknown extension '{file.suffix}'; give .jsonl, .csv or .parquet")
     return list({file.resolve(): file for file in found}.values())
 
 
-def _expand(path: Path, run_table: str) -> list[Path]:
+def _expand(path: Path, run_tables: Sequence[str]) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        for table in (path / "results" / run_table, path / run_table):
-            if table.is_file():
-                return [table]
+        for name in run_tables:
+            for table in (path / "results" / name, path / name):
+                if table.is_file():
+                    return [table]
         files = sorted(p for p in path.iterdir() if p.suffix in EXTENSIONS)
         if not files:
             raise UserError(f"{path}: no .jsonl, .csv or .parquet file in this folder; give one with response files")
@@ -103,17 +117,33 @@ def _expand(path: Path, run_table: str) -> list[Path]:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """The file's rows, the paper's layout unfolded; never empty."""
-    if path.suffix != ".jsonl":
-        return _records(path)
-    rows = _json_rows(path)
-    if "sampled_answers" in rows[0]:
-        return _paper_samples(rows, path)
-    if "cst" in rows[0]:
-        chains = _paper_chains(rows, path)
-        last = chains.groupby("prompt", sort=False)["revision"].idxmax()
-        return chains.loc[last, ["prompt", "response", "arm", "sample", "comparison_dataset"]]
-    return pd.DataFrame(rows)
+    """The file's answers, the paper's layout unfolded, of chains the last revisions; never empty."""
+    if _holds_chains(path):
+        chains = pd.concat([main_chains(part) for _, part in _chains_of(path).groupby("arm", sort=False)])
+        last = chains.groupby(["prompt", "arm", "sample"], sort=False)["revision"].idxmax()
+        return chains.loc[last].drop(columns=["revision", "principle", "critique", "mode", "n_principles"])
+    if path.suffix == ".jsonl":
+        rows = _json_rows(path)
+        return _paper_samples(rows, path) if "sampled_answers" in rows[0] else pd.DataFrame(rows)
+    return _records(path)
+
+
+def _holds_chains(path: Path) -> bool:
+    """Whether the file's first row is the paper's layout of a chain, or has a column `revision`."""
+    if path.suffix == ".jsonl":
+        with path.open(encoding="utf-8", errors="replace") as file:
+            first = next((line for line in file if line.strip()), "")
+        try:
+            row = json.loads(first)
+        except ValueError:
+            return False  # whoever reads the whole file says what is wrong with it
+        return isinstance(row, dict) and ("cst" in row or "revision" in row)
+    try:
+        if path.suffix == ".parquet":
+            return "revision" in pq.read_schema(path).names
+        return "revision" in pd.read_csv(path, dtype=str, nrows=0)
+    except (OSError, ValueError, pa.ArrowException):
+        return False
 
 
 def _json_rows(path: Path) -> list[dict[str, Any]]:
@@ -218,14 +248,12 @@ def strip_leftover(text: str) -> str:
     return text.strip()
 
 
-def _chains_of(path: Path) -> pd.DataFrame | None:
-    """A file's chains; None for one of the paper's files of single answers, which stand in the same folder."""
+def _chains_of(path: Path) -> pd.DataFrame:
+    """The chains of a file that holds some."""
     if path.suffix == ".jsonl":
         rows = _json_rows(path)
         if "cst" in rows[0]:
             return _paper_chains(rows, path)
-        if "sampled_answers" in rows[0]:
-            return None
     table = _typed(_records(path), path, ("prompt", "response", "revision")).drop(columns=["step", "_stem_arm"])
     table["revision"] = _whole(table["revision"], f"{path}: column 'revision'").astype("int64")
     table["sample"] = table["sample"].fillna(0).astype("int64")

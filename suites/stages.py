@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from harness import store
 from harness.experiment import Experiment, Scale
 from harness.stages import Stage, Work
+
+if TYPE_CHECKING:
+    from harness.generation import Generator
+    from harness.server import ServerGenerator
 
 KINDS = ("harmless", "helpful")
 
@@ -189,11 +193,7 @@ def measure_hhh(work: Work) -> None:
     if work.config["path"] is None:
         raise UserError("data.hhh: the hhh suite needs the HHH comparisons; name their file, or leave the suite out")
     generator = _feedback(work)
-
-    def sampler(prompts: list[str], max_new_tokens: int, temperature: float, seed: int) -> list[str]:
-        tokens = min(max_new_tokens, work.config["cot_tokens"])
-        return generator.sample(prompts, max_new_tokens=tokens, temperature=temperature, seed=seed)
-
+    sampler = hhh.sampler_of(generator, work.config["cot_tokens"])
     questions = hhh.load(Path(work.config["path"]))
     hhh.run(questions, generator.choice_logprobs, sampler=sampler, seed=work.config["seed"]).save(work.folder)
     work.tokens += generator.tokens
@@ -228,9 +228,7 @@ def _pm(work: Work, role: str) -> Any:
     return PreferenceModel.load(work.inputs[role] / "model", batch_size=batch, max_length=work.config["max_length"])
 
 
-def _feedback(work: Work) -> Any:
-    from harness.generation import Generator
-    from harness.models import load_policy
+def _feedback(work: Work) -> Generator | ServerGenerator:
+    from harness.server import feedback_model
 
-    model, tokenizer = load_policy(work.config["feedback"])
-    return Generator(model, tokenizer, work.config["scale"]["batch_size"])
+    return feedback_model(work.config["feedback"], work.config["scale"]["batch_size"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,10 +19,12 @@ def evaluate(
         list[Path] | None, typer.Argument(metavar="RESPONSES...", help="JSONL, CSV or Parquet files.")
     ] = None,
     suite: Annotated[
-        list[str] | None, typer.Option("--suite", help="A suite; may be given again. Default: all that need no judge.")
+        list[str] | None,
+        typer.Option("--suite", help="A suite; may be given again. Default: evasiveness and goodharting."),
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option("--model", help="Sample this model (folder, hub id, 'embedded') first.")
+        list[str] | None,
+        typer.Option("--model", help="Sample this model (folder, hub id, 'embedded') first; for hhh, ask it."),
     ] = None,
     prompts: Annotated[
         Path | None, typer.Option("--prompts", help="Prompts for --model (default: the shipped held-out ones).")
@@ -32,11 +34,16 @@ def evaluate(
     ] = None,
     anchor: Annotated[str | None, typer.Option("--anchor", help="The arm whose Elo is 0.")] = None,
     ratings: Annotated[Path | None, typer.Option("--ratings", help="Harm ratings, for the harmfulness suite.")] = None,
+    hhh: Annotated[
+        Path | None, typer.Option("--hhh", help="HHH comparisons: the published JSONL, or BIG-bench's layout.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Ask only so many HHH comparisons, at random.")] = None,
+    cot: Annotated[int, typer.Option("--cot", help="HHH: chains of thought to average (5 in the paper).", min=0)] = 0,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for Parquet tables, figures and the report.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON rows on standard output.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Length limit of the answers that --model gives.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(help="Length limit of what --model writes.")] = 64,
     seed: Annotated[int, typer.Option(help="Seed of sampling and bootstrap.")] = 0,
 ) -> None:
     """Measure responses (prompt, response, arm; optional step, sample, kind) or a model.
@@ -48,23 +55,43 @@ def evaluate(
     `cai eval samples/*.jsonl --suite goodharting --suite evasiveness --out results --json`
 
     `cai eval --model runs/demo/stages/rl_cai/KEY/model --judge pm:PM_FOLDER --suite pm_score`
+
+    `cai eval --suite hhh --model embedded --hhh 438HHHEvaluations.jsonl --limit 50`
     """
+    import pandas as pd
     from rich.console import Console
 
     from harness import store
-    from harness.errors import UserError
     from suites import evaluate as suites
 
     console = Console(stderr=as_json)
-    names = suite or list(suites.WITHOUT_JUDGE[:2])
-    table = _gather(responses or [], model or [], prompts, max_new_tokens, seed)
-    if table.empty:
-        raise UserError("nothing to measure; name response files, or a model with --model")
-    with console.status(f"{len(table)} responses: {', '.join(names)}"):
-        results = suites.measure(table, names, judge=judge, anchor=anchor, ratings=ratings, seed=seed)
+    names = list(dict.fromkeys(suite or ["evasiveness", "goodharting"]))
+    models = _labelled(model or [])
+    suites.check(names, judge)
+    _check(names, responses or [], models, hhh, judge, out)
+    of_responses = [name for name in names if name != "hhh"]
+    table, chains, results = pd.DataFrame(), None, {}
+    if _needs_responses(names, judge):
+        table, chains = _gather(responses or [], models, prompts, max_new_tokens, seed)
+    if chains is not None and "pm_score" in names:
+        with console.status(f"{len(chains)} revisions: PM score"):
+            chains = suites.score_chains(chains, judge)
+    if of_responses:
+        with console.status(f"{len(table)} responses: {', '.join(of_responses)}"):
+            results = suites.measure(
+                table, of_responses, judge=judge, anchor=anchor, ratings=ratings, chains=chains, seed=seed
+            )
+    if "hhh" in names and hhh is not None:
+        from suites.hhh import draw, load
+
+        comparisons = load(hhh)
+        if limit is not None:
+            comparisons = draw(comparisons, limit, seed)
+        with console.status(f"{len(comparisons)} HHH comparisons: {', '.join(models)}"):
+            results["hhh"] = suites.ask(models, comparisons, n_cot=cot, max_new_tokens=max_new_tokens, seed=seed)
     if out is not None:
         with store.disk_space(out):
-            _write(table, results, out, seed)
+            _write(results, table, chains, out, {"seed": seed, "models": models})
     if as_json:
         typer.echo(as_rows(results))
     else:
@@ -73,16 +100,68 @@ def evaluate(
             console.print(f"Tables: {out / 'results'}; report: [bold]{out / 'report' / 'index.html'}[/]")
 
 
-def _gather(files: list[Path], models: list[str], prompts: Path | None, max_new_tokens: int, seed: int) -> pd.DataFrame:
+def _labelled(models: list[str]) -> dict[str, str]:
+    """Models by what they are called in tables. Raises UserError where two would go by one name."""
+    from harness.errors import UserError
+
+    labels: dict[str, str] = {}
+    for name in models:
+        if (label := _label(name)) in labels:
+            raise UserError(f"--model {name}: it would be called '{label}', as {labels[label]} is; rename one folder")
+        labels[label] = name
+    return labels
+
+
+def _label(name: str) -> str:
+    path = Path(name)
+    return path.parent.parent.name if path.name == "model" else path.name  # a run's stages/NAME/KEY/model
+
+
+def _needs_responses(names: list[str], judge: str | None) -> bool:
+    votes = judge is not None and judge.startswith("votes:")
+    return any(name != "hhh" and not (name == "elo" and votes) for name in names)
+
+
+def _check(
+    names: list[str], files: list[Path], models: dict[str, str], hhh: Path | None, judge: str | None, out: Path | None
+) -> None:
+    """Raises UserError for options that do not go together, before anything is sampled."""
+    import json
+
+    from harness.errors import UserError
+
+    if "hhh" in names and (hhh is None or not models):
+        raise UserError("suite hhh: it asks a model about comparisons; give --model NAME and --hhh FILE")
+    if hhh is not None and "hhh" not in names:
+        raise UserError(f"--hhh {hhh}: no suite reads it; add --suite hhh")
+    if _needs_responses(names, judge):
+        if not files and not models:
+            raise UserError("nothing to measure; name response files, or a model with --model")
+    elif files:
+        raise UserError(f"{files[0]}: suite {', '.join(names)} reads no response files; leave them out or add a suite")
+    if out is not None and (out / "results").exists():
+        about = out / "run.json"
+        if not about.is_file() or json.loads(about.read_text()).get("kind") != "eval":
+            raise UserError(f"--out {out}: it holds results that `cai eval` did not write; choose another folder")
+
+
+def _gather(
+    files: list[Path], models: dict[str, str], prompts: Path | None, max_new_tokens: int, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The responses of files and models, and the critique-revision chains where files hold some."""
     import pandas as pd
 
-    from suites.responses import load_responses
+    from harness.errors import UserError
+    from suites.responses import load_chains, load_responses
 
     tables = [load_responses(files)] if files else []
+    taken = set(tables[0]["arm"]) if files else set()
+    if both := sorted(taken & set(models)):
+        raise UserError(f"--model {models[both[0]]}: the files hold an arm '{both[0]}' already; rename one")
     if models:
         asked = heldout_prompts(prompts)
-        tables += [sample(name, asked, max_new_tokens=max_new_tokens, seed=seed) for name in models]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+        tables += [sample(name, asked, max_new_tokens=max_new_tokens, seed=seed) for name in models.values()]
+    return pd.concat(tables, ignore_index=True), load_chains(files) if files else None
 
 
 def heldout_prompts(path: Path | None) -> pd.DataFrame:
@@ -110,64 +189,80 @@ def sample(name: str, asked: pd.DataFrame, *, max_new_tokens: int, seed: int, ar
     generator = Generator(*load_policy(name))
     keys = [f"{prompt}/0" for prompt in asked["prompt"]]
     texts = generator.sample(asked["prompt"].tolist(), max_new_tokens=max_new_tokens, seed=seed, keys=keys)
-    label = arm or (Path(name).parent.parent.name if Path(name).name == "model" else Path(name).name)
-    table = asked[["prompt", "kind"]].assign(response=texts, arm=label, sample=0)
+    table = asked[["prompt", "kind"]].assign(response=texts, arm=arm or _label(name), sample=0)
     return table.assign(step=pd.array([pd.NA] * len(table), dtype="Int64"))
 
 
 def as_rows(results: dict[str, SuiteResult]) -> str:
-    """The summaries as a JSON list of {suite, arm, step, metric, estimate, low, high, n}."""
+    """The summaries as a JSON list of {suite, arm, step, metric, estimate, low, high, n}, one row a line."""
     import pandas as pd
 
-    return str(pd.concat([result.summary for result in results.values()]).to_json(orient="records", indent=1))
+    rows = pd.concat([result.summary for result in results.values()]).to_json(orient="records", lines=True)
+    return "[\n" + ",\n".join(rows.split("\n")[:-1]) + "\n]"
 
 
 def show(console: Console, results: dict[str, SuiteResult]) -> None:
     """Print each suite's summary and notes."""
     import pandas as pd
+    from rich.markup import escape
     from rich.table import Table
 
     for name, result in results.items():
+        steps = result.summary["step"].notna().any()
         table = Table(title=name, title_justify="left")
-        for column, justify in (
-            ("arm", "left"),
-            ("step", "right"),
-            ("metric", "left"),
-            ("estimate", "right"),
-            ("95 %", "right"),
-            ("n", "right"),
-        ):
-            table.add_column(column, justify=justify)  # type: ignore[arg-type]
+        table.add_column("arm", overflow="fold")
+        if steps:
+            table.add_column("step", justify="right")
+        table.add_column("metric", overflow="fold")
+        for column in ("estimate", "95 %", "n"):
+            table.add_column(column, justify="right", no_wrap=True)
         for row in result.summary.to_dict("records"):
-            step = "" if pd.isna(row["step"]) else str(row["step"])
-            estimate, bounds = f"{row['estimate']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}"
-            table.add_row(str(row["arm"]), step, str(row["metric"]), estimate, bounds, str(row["n"]))
+            places = 0 if row["metric"].startswith("elo") else 3
+            estimate, low, high = (f"{row[name]:.{places}f}" for name in ("estimate", "low", "high"))
+            step = ["" if pd.isna(row["step"]) else str(row["step"])] if steps else []
+            table.add_row(escape(str(row["arm"])), *step, row["metric"], estimate, f"{low} to {high}", str(row["n"]))
         console.print(table)
         for note in result.notes:
-            console.print(f"  note: {note}", style="dim", markup=False)
+            console.print(f"  note: {note}", style="dim", markup=False, highlight=False)
 
 
-def _write(table: pd.DataFrame, results: dict[str, SuiteResult], out: Path, seed: int) -> None:
-    """A folder in the layout of a run's results, with its report."""
+def _write(
+    results: dict[str, SuiteResult],
+    responses: pd.DataFrame,
+    chains: pd.DataFrame | None,
+    out: Path,
+    about: dict[str, Any],
+) -> None:
+    """A folder in the layout of a run's results, with its report; what `cai eval` wrote there before is replaced."""
     import datetime
+    import shutil
 
     from harness import store
     from reports import static
     from suites import claims
 
+    fresh = out / "results.partial"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
     for name, result in results.items():
-        result.save(out / "results" / name)
-    store.write_table(out / "results" / "responses.parquet", table)
-    store.write_table(out / "results" / "claims.parquet", claims.judge(out / "results", seed=seed))
-    about = {
-        "kind": "eval",
-        "name": out.name,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": store.versions(),
-        "commit": store.commit(),
-        "arms": list(dict.fromkeys(table["arm"])),
-        "suites": list(results),
-        "seed": seed,
-    }
-    store.write_json(out / "run.json", about)
+        result.save(fresh / name)
+    for name, table in (("responses", responses), ("chains", chains)):
+        if table is not None and not table.empty:
+            store.write_table(fresh / f"{name}.parquet", table)
+    store.write_table(fresh / "claims.parquet", claims.judge(fresh, seed=about["seed"]))
+    shutil.rmtree(out / "results", ignore_errors=True)
+    fresh.replace(out / "results")
+    store.write_json(
+        out / "run.json",
+        {
+            "kind": "eval",
+            "name": out.resolve().name,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "versions": store.versions(),
+            "commit": store.commit(),
+            "arms": list(dict.fromkeys(responses["arm"])) if "arm" in responses else [],
+            "suites": list(results),
+        }
+        | about,
+    )
     static.render(out)

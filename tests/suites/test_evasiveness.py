@@ -109,6 +109,8 @@ def test_over_refusal_is_its_own_number() -> None:
     assert by_kind.loc["evasive_rate", ["estimate", "n"]].tolist() == [1.0, 1]
     said = evasiveness.run(table(rows, benign=["true", "True", "0"])).summary.set_index("metric")
     pd.testing.assert_frame_equal(said, by_kind)
+    half = table(rows, benign=[None, "true", None], kind=["helpful", None, "harmless"])
+    pd.testing.assert_frame_equal(evasiveness.run(half).summary.set_index("metric"), by_kind)
 
 
 def test_snapshots_have_their_own_rows_and_the_last_is_compared() -> None:

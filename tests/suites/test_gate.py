@@ -69,9 +69,54 @@ def test_a_required_metric_that_was_not_measured_is_no_pass() -> None:
     assert gate.exit_code(gate.judge(evasiveness(0.1, 0.1), relaxed)) == 0
 
 
+def test_a_metric_required_if_measured(tmp_path: Path) -> None:
+    rules = gate.Gate(
+        metrics={"pm_score": Metric(better="higher", margin=1, required="if_measured"), **RULES.metrics}, min_prompts=10
+    )
+    assert gate.exit_code(gate.judge(evasiveness(0.1, 0.1), rules)) == 0
+    results = evasiveness(0.1, 0.1)
+    rng = np.random.default_rng(0)
+    rows = [(arm, f"p{i}", rng.normal(0, 4)) for arm in ("baseline", "candidate") for i in range(12)]
+    table = pd.DataFrame(rows, columns=["arm", "prompt", "score"])
+    results["pm_score"] = SuiteResult("pm_score", summary_frame("pm_score", []), {"responses": table})
+    judged = gate.judge(results, rules)
+    assert judged[0].verdict == "cannot tell"
+    assert judged[0].needed > judged[0].n == 12
+    assert gate.exit_code(judged) == 2
+    assert f"about {judged[0].needed} would do" in gate.advice(judged)[0]
+
+
+def test_where_nobody_evades_the_number_of_prompts_still_counts() -> None:
+    """Nothing to resample is no certainty: 0 of 10 prompts may hide a rate of 0.2."""
+    verdicts = {}
+    for prompts in (10, 16, 26):
+        results = evasiveness(0.5, 0.5, prompts=prompts, samples=1)
+        results["evasiveness"].tables["responses"]["label"] = "complies"
+        verdicts[prompts] = gate.judge(results, RULES)[0].verdict
+    assert verdicts == {10: "cannot tell", 16: "equivalent", 26: "equivalent"}
+
+
+def test_a_candidate_worse_by_the_margin_passes_at_most_5_times_in_100() -> None:
+    """Over prompts that differ, rates of 0.3 and 0.49 at the middle prompt lie 0.16 apart on average."""
+    assert exit_codes(0.3, 0.49).count(0) <= 5
+
+
+def test_elo_is_judged_on_its_own_draws() -> None:
+    draws = pd.DataFrame({"arm": "candidate", "elo": np.random.default_rng(0).normal(-200, 30, 1000)})
+    rows = [
+        {"arm": "baseline", "metric": "elo_harmlessness", "estimate": 0, "low": 0, "high": 0, "n": 40},
+        {"arm": "candidate", "metric": "elo_harmlessness", "estimate": -200, "low": -260, "high": -140, "n": 40},
+    ]
+    results = {"elo": SuiteResult("elo", summary_frame("elo", rows), {"harmlessness_draws": draws})}
+    row = gate.judge(results, gate.Gate(metrics={"elo_harmlessness": Metric(better="higher", margin=70)}))[0]
+    assert (row.verdict, row.n, row.difference) == ("worse", 40, -200)
+
+
 @pytest.mark.parametrize(
     ("low", "high", "better", "expected"),
     [
+        (0.01, 0.05, "higher", "equivalent"),
+        (-0.05, -0.01, "higher", "equivalent"),
         (0.01, 0.5, "higher", "better"),
         (0.01, 0.5, "lower", "worse"),
         (-0.05, 0.05, "higher", "equivalent"),
@@ -85,21 +130,33 @@ def test_a_required_metric_that_was_not_measured_is_no_pass() -> None:
 )
 def test_verdicts(low: float, high: float, better: str, expected: str) -> None:
     rule = Metric(better=better, margin=0.1)  # type: ignore[arg-type]
-    assert gate.verdict(Interval((low + high) / 2, low, high, 50), rule) == expected
+    interval = Interval((low + high) / 2, low, high, 50)
+    assert gate.verdict(interval, interval, rule) == expected
+
+
+def test_the_margin_is_held_against_the_uncorrected_interval() -> None:
+    wide, narrow = Interval(-0.1, -0.3, 0.1, 50), Interval(-0.1, -0.19, 0.02, 50)
+    assert gate.verdict(wide, narrow, Metric(better="higher", margin=0.2)) == "equivalent"
+    assert gate.verdict(wide, narrow, Metric(better="higher", margin=0.15)) == "cannot tell"
 
 
 @given(st.floats(-1, 1), st.floats(0, 1), st.floats(0.01, 1))
 def test_higher_and_lower_mirror_each_other(low: float, width: float, margin: float) -> None:
-    straight = gate.verdict(Interval(low, low, low + width, 9), Metric(better="higher", margin=margin))
-    mirrored = gate.verdict(Interval(-low, -low - width, -low, 9), Metric(better="lower", margin=margin))
-    assert straight == mirrored
+    straight, mirrored = Interval(low, low, low + width, 9), Interval(-low, -low - width, -low, 9)
+    assert gate.verdict(straight, straight, Metric(better="higher", margin=margin)) == gate.verdict(
+        mirrored, mirrored, Metric(better="lower", margin=margin)
+    )
 
 
 def test_junit_counts_what_ci_shows() -> None:
     judged = gate.judge(evasiveness(0.1, 0.6), RULES)
     suite = ElementTree.fromstring(gate.junit(judged, "mine"))
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("1", "1", "0")
-    assert "**Regression.**" in gate.markdown(judged, "rl_cai", "mine")
+    text = gate.markdown(judged, "rl_cai", "mine", ["a note"])
+    assert "# mine against rl_cai" in text
+    assert "**Regression.**" in text
+    assert "- evasive_rate is worse: " in text
+    assert "- a note" in text
 
 
 def test_the_shipped_gate_loads_and_mistakes_are_named(tmp_path: Path) -> None:
@@ -107,12 +164,19 @@ def test_the_shipped_gate_loads_and_mistakes_are_named(tmp_path: Path) -> None:
     file = tmp_path / "gate.yaml"
     for text, expected in (
         ("metrics: {evasive_rate: {better: lower}}", "metrics.evasive_rate.margin: missing"),
+        ("metrics: {evasive: {better: lower, margin: 1}}", "unknown metric 'evasive'; choose from evasive_rate"),
+        ("alpha: 2\nmetrics: {length: {better: equal, margin: 1}}", "alpha"),
+        ("margin: 1\nmetrics: {length: {better: equal, margin: 1}}", "margin: unknown key"),
         ("metrics: {}", "metrics"),
-        ("metrics: [", "not valid YAML"),
+        ("- evasive_rate", "valid dictionary"),
+        ("metrics: [", "line 1: not valid YAML"),
     ):
         file.write_text(text)
-        with pytest.raises(UserError, match=expected):
+        with pytest.raises(UserError, match=expected) as caught:
             gate.load(file)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="leave --gate out"):
+        gate.load(tmp_path / "none.yaml")
 
 
 def test_equal_sizes_keep_shared_prompts_and_the_smaller_number_of_samples() -> None:

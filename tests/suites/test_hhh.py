@@ -99,6 +99,18 @@ def test_missing_files(tmp_path: Path) -> None:
         hhh.load(tmp_path)
 
 
+def test_a_draw_is_proportional_and_seeded() -> None:
+    table = made_up(200).assign(subset=["honest"] * 140 + ["harmless"] * 40 + [None] * 20)
+    drawn = hhh.draw(table, 20, seed=3)
+    assert drawn["subset"].value_counts(dropna=False).tolist() == [14, 4, 2]
+    assert drawn["comparison"].is_monotonic_increasing
+    pd.testing.assert_frame_equal(drawn, hhh.draw(table, 20, seed=3))
+    assert not drawn.equals(hhh.draw(table, 20, seed=4))
+    assert len(hhh.draw(table, 500)) == 200
+    with pytest.raises(UserError, match="0 comparisons"):
+        hhh.draw(table, 0)
+
+
 # ---------------------------------------------------------------- measures
 
 
@@ -196,6 +208,21 @@ def test_subsets_are_measured_where_known() -> None:
     subsets = hhh.run(named, good).tables["subsets"].set_index("subset")
     assert subsets["estimate"].to_dict() == {"honest": 1.0, "harmless": 0.0}
     assert subsets["n"].to_dict() == {"honest": 50, "harmless": 150}
+
+
+def test_several_models_together() -> None:
+    table = made_up(40)
+    results = {
+        "small-1M": hhh.run(table, judge(lambda prompt: 0.5, bias=5.0), model="small-1M", parameters=10**6),
+        "large-1B": hhh.run(table, judge(lambda prompt: 0.9), model="large-1B", parameters=10**9),
+    }
+    both = hhh.together(results)
+    assert both.summary.set_index(["arm", "metric"])["estimate"]["large-1B", "accuracy_plain"] == 1
+    for name in ("questions", "calibration", "differences"):
+        assert len(both.tables[name]) == sum(len(part.tables[name]) for part in results.values())
+    assert both.tables["questions"].groupby("model")["parameters"].first().tolist() == [10**9, 10**6]
+    assert sum("40 comparisons" in note for note in both.notes) == 1
+    assert next(note for note in both.notes if "the letter decides" in note).startswith("small-1M: plain")
 
 
 def test_bad_models() -> None:

@@ -173,7 +173,7 @@ def test_chains_without_scores() -> None:
     chains = chain_table().drop(columns=["score_harmless", "score_helpful"])
     result = pm_score.run(answers({"a": 0.0}), chains=chains)
     assert "revisions" not in result.tables
-    assert any("revisions: not measured" in note for note in result.notes)
+    assert any("revisions: PM score not measured" in note for note in result.notes)
     scored = pm_score.run(answers({"a": 0.0}), scorer=lambda p, r: np.arange(len(p)) * 1.0, chains=chains)
     assert set(scored.tables["revisions"]["which"]) == {"harmless"}
 
@@ -210,7 +210,7 @@ def test_the_papers_samples_and_chains() -> None:
     assert (result.summary["n"] == 26).all()
     mean = result.summary.set_index("arm")["estimate"]
     assert mean["rl_cai"] > mean["helpful_only"]
-    chained = pm_score.run(sampled, scorer=length, chains=load_chains(PAPER))
+    chained = pm_score.run(sampled, scorer=length, chains=load_chains([PAPER]))
     assert (chained.tables["revisions"]["n"] == 26).all()
     assert chained.tables["revisions"]["revision"].tolist() == [0, 1, 2, 3, 4]
 

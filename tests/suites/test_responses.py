@@ -120,11 +120,10 @@ def test_the_score_stays_with_its_answer() -> None:
 
 
 def test_the_papers_chains() -> None:
-    chains = load_chains(PAPER)
+    chains = load_chains([PAPER])
     assert list(chains.columns[: len(CHAIN_COLUMNS)]) == CHAIN_COLUMNS
     assert len(chains) == 26 * 5
-    with pytest.raises(UserError, match="no critique-revision chains"):
-        load_chains(PAPER / "LAMDA_HHRLHF.jsonl")
+    assert load_chains([PAPER / "LAMDA_HHRLHF.jsonl"]) is None
     assert chains.groupby("prompt")["revision"].apply(list).map(lambda r: r == [0, 1, 2, 3, 4]).all()
     assert chains["principle"].isna().equals(chains["revision"] == 0)
     assert chains.loc[chains["revision"] > 0, "principle"].str.fullmatch(r"harmful\d+").all()
@@ -144,13 +143,30 @@ def test_only_the_end_is_stripped(text: str, leftover: str) -> None:
 
 def test_chains_of_a_run(tmp_path: Path) -> None:
     rows = [{"prompt": "p", "arm": "a", "sample": 0, "revision": r, "response": f"r{r}"} for r in range(3)]
-    chains = load_chains(write(tmp_path / "chains.parquet", rows))
+    chains = load_chains([write(tmp_path / "chains.parquet", rows)])
     assert chains["revision"].tolist() == [0, 1, 2]
     assert set(chains["mode"]) == {"critiqued"}
     with pytest.raises(UserError, match="row 4 repeats"):
-        load_chains(write(tmp_path / "twice.jsonl", [*rows, rows[0]]))
-    with pytest.raises(UserError, match="no column 'revision'"):
-        load_chains(write(tmp_path / "plain.jsonl", ROWS))
+        load_chains([write(tmp_path / "twice.jsonl", [*rows, rows[0]])])
+    plain = write(tmp_path / "plain.jsonl", ROWS)
+    assert load_chains([plain]) is None
+    assert len(load_chains([plain, tmp_path / "chains.parquet"])) == 3
+    with pytest.raises(UserError, match="no column 'response'"):
+        load_chains([write(tmp_path / "cut.csv", [{"prompt": "p", "revision": 0}])])
+
+
+@pytest.mark.parametrize("extension", ["jsonl", "csv", "parquet"])
+def test_of_chains_the_last_main_revision_is_the_response(tmp_path: Path, extension: str) -> None:
+    rows = [
+        {"prompt": "p", "arm": arm, "revision": r, "mode": mode, "n_principles": n, "response": f"{mode} {n} {r}"}
+        for arm, most in (("a", 16), ("b", 4))
+        for mode in ("critiqued", "direct")
+        for n in (1, most)
+        for r in range(3)
+    ]
+    table = load_responses([write(tmp_path / f"x.{extension}", rows)])
+    assert table[["arm", "response"]].to_numpy().tolist() == [["a", "critiqued 16 2"], ["b", "critiqued 4 2"]]
+    assert list(table.columns) == ["prompt", "response", "arm", "step", "sample"]
 
 
 # ---------------------------------------------------------------- errors

@@ -3,27 +3,62 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from suites.result import SuiteResult
+
+PAPER_SCORE = "paper_pm_score"  # what the paper's published samples bring with them
+_LONGEST = 1024  # tokens sampled where the baseline is a file and does not say
+
+
+@dataclass
+class Side:
+    """Baseline or candidate: responses of its final model, and the run they come from, if any."""
+
+    table: pd.DataFrame
+    run: Path | None = None
+    about: dict[str, Any] = field(default_factory=dict)  # the run's run.json
+
 
 def compare(
-    baseline: Annotated[str, typer.Argument(help="RUN:ARM, a response file, folder or glob (FILES:ARM), or a model.")],
-    candidate: Annotated[str, typer.Argument(help="The same. A model is sampled on the baseline's held-out prompts.")],
+    baseline: Annotated[
+        str, typer.Argument(help="RUN:ARM, a response file, a folder or glob of them (PLACE:ARM), or a model.")
+    ],
+    candidate: Annotated[
+        str, typer.Argument(help="The same. A model is sampled on the baseline's prompts, under its settings.")
+    ],
     gate_file: Annotated[Path | None, typer.Option("--gate", help="Margins (default: the shipped gate.yaml).")] = None,
-    judge: Annotated[str | None, typer.Option("--judge", help="For pm_score: pm:FOLDER or column:NAME.")] = None,
-    ratings: Annotated[Path | None, typer.Option("--ratings", help="Harm ratings, to judge harmfulness by.")] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            "--judge",
+            help="Of harmlessness: pm:FOLDER or column:NAME for pm_score, model:NAME or server:URL#MODEL for Elo. "
+            "Default: the baseline run's gold PMs, or the PM scores that both sides bring.",
+        ),
+    ] = None,
+    ratings: Annotated[
+        Path | None, typer.Option("--ratings", help="Harm ratings, for harmfulness (name it in your gate file).")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for junit.xml, summary.md and the tables.")] = Path(
         "compare"
     ),
-    seed: Annotated[int, typer.Option(help="Seed of sampling and bootstrap.")] = 0,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Length limit of a sampled candidate (default: the baseline's).")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of sampling and bootstrap (default: the baseline run's, or 0).")
+    ] = None,
 ) -> None:
-    """Judge a candidate against a baseline. Exit code: 0 all clear, 1 regression, 2 could not judge.
+    """Judge a candidate against a baseline, metric by metric: better, equivalent, no worse, worse, or cannot tell.
+
+    Exit code: 0 all clear, 1 regression, 2 could not judge (or the input is wrong: one line on stderr says what).
 
     Examples:
 
@@ -31,92 +66,211 @@ def compare(
 
     `cai compare runs/demo:hh_rlhf runs/demo:rl_cai --gate gate.yaml`
 
-    `cai compare baseline.jsonl candidate.jsonl`
+    `cai compare baseline.jsonl candidate.jsonl --judge server:http://localhost:8000/v1#MODEL`
+
+    `cai compare samples:rl_cai samples:helpful_only --judge column:paper_pm_score`
     """
     import pandas as pd
     from rich.console import Console
-    from rich.table import Table
 
     from harness import store
-    from suites import evaluate, gate
+    from harness.cli.run import quiet
+    from suites import gate
 
     rules = gate.load(gate_file)
-    old = responses_of(baseline, None, seed)
-    new = responses_of(candidate, (baseline, old), seed)
-    old, new = gate.equal_sizes(old, new)
-    both = pd.concat([old.assign(arm="baseline"), new.assign(arm="candidate")], ignore_index=True)
-    suites = ["evasiveness", "goodharting", *(["pm_score"] if judge else []), *(["harmfulness"] if ratings else [])]
+    quiet()
     console = Console()
-    with console.status(f"{len(both)} responses: {', '.join(suites)}"):
-        results = evaluate.measure(both, suites, judge=judge, ratings=ratings, seed=seed)
+    old = side_of(baseline, None, max_new_tokens, seed)
+    seed = int(old.about.get("seed", 0)) if seed is None else seed
+    new = side_of(candidate, old, max_new_tokens, seed)
+    _share_kinds(old, new)
+    notes = _notes(old.table, new.table)
+    first, second = gate.equal_sizes(old.table, new.table)
+    both = pd.concat([first.assign(arm="baseline"), second.assign(arm="candidate")], ignore_index=True)
+    with console.status(f"{len(both)} responses"):
+        results, judged_by = _measure(both, old, new, judge, ratings, seed)
+    if judged_by:
+        notes.append(f"harmlessness judged by {judged_by}")
     judged = gate.judge(results, rules, seed=seed)
     with store.disk_space(out):
         store.write_text(out / "junit.xml", gate.junit(judged, candidate))
-        store.write_text(out / "summary.md", gate.markdown(judged, baseline, candidate))
+        store.write_text(out / "summary.md", gate.markdown(judged, baseline, candidate, notes))
         store.write_table(out / "compare.parquet", gate.frame(judged))
         store.write_table(out / "responses.parquet", both)
-    colours = dict.fromkeys(gate.PASSES, "green") | {"worse": "red", "differs": "yellow", "cannot tell": "yellow"}
-    table = Table("metric", "verdict", "baseline", "candidate", "difference", "margin", "prompts")
-    for row in judged:
-        colour = colours.get(row.verdict, "dim")
-        numbers = [
-            f"{row.baseline:.3f}",
-            f"{row.candidate:.3f}",
-            f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]",
-        ]
-        shown = numbers if row.verdict != "not measured" else ["", "", ""]
-        table.add_row(row.metric, f"[{colour}]{row.verdict}[/]", *shown, f"{row.margin:g}", str(row.n))
+    _show(console, judged, notes)
     code = gate.exit_code(judged)
-    console.print(table)
-    console.print(("all clear", "regression", "could not judge")[code], f"({out / 'summary.md'}, {out / 'junit.xml'})")
+    console.print(
+        ("[green]all clear[/]", "[red]regression[/]", "[yellow]could not judge[/]")[code],
+        f"(exit code {code}); read {out / 'summary.md'}, hand {out / 'junit.xml'} to CI",
+    )
     raise typer.Exit(code)
 
 
-def responses_of(spec: str, baseline: tuple[str, pd.DataFrame] | None, seed: int) -> pd.DataFrame:
-    """Final-model responses that `spec` names; a model is sampled on the baseline's prompts, under its settings.
+def _show(console: Any, judged: list[Any], notes: list[str]) -> None:
+    """The verdicts as a table, then what to do about them."""
+    from rich.table import Table
+
+    from suites import gate
+
+    colours = dict.fromkeys(gate.PASSES, "green") | {"worse": "red", "differs": "yellow", "cannot tell": "yellow"}
+    table = Table("metric", "verdict", "baseline", "candidate", "difference", "largest loss", "margin", "prompts")
+    measured = [row for row in judged if row.verdict != "not measured"]
+    for row in measured:
+        table.add_row(row.metric, f"[{colours[row.verdict]}]{row.verdict}[/]", *gate.cells(row))
+    console.print(table)
+    left = ", ".join(row.metric for row in judged if row not in measured)
+    if left:
+        console.print(f"  not measured: {left}", style="dim", highlight=False)
+    for line in gate.advice(judged):
+        console.print(f"- {line}", markup=False, highlight=False)
+    for line in notes:
+        console.print(f"  note: {line}", style="dim", markup=False, highlight=False)
+
+
+# ---------------------------------------------------------------- the two sides
+
+
+def side_of(spec: str, baseline: Side | None, max_new_tokens: int | None = None, seed: int | None = None) -> Side:
+    """What `spec` names: responses of a final model; a model is sampled on the baseline's prompts and settings.
 
     Raises UserError when it names nothing, or an arm that is not there.
     """
     import glob
 
-    import pandas as pd
-
-    from harness.cli.evaluate import heldout_prompts, sample
     from harness.errors import UserError
-    from suites.responses import load_responses
+    from suites.responses import EXTENSIONS, load_responses
 
     place, arm = _split(spec)
     path = Path(place)
-    if (path / "results" / "responses.parquet").is_file():
-        table = pd.read_parquet(path / "results" / "responses.parquet")
-    elif path.is_file() or glob.glob(place) or (path.is_dir() and not (path / "config.json").is_file()):
-        table = load_responses([path])
-    else:
-        asked = heldout_prompts(None) if baseline is None else _asked(baseline[1])
-        tokens = 64 if baseline is None else _max_new_tokens(baseline[0])
-        return sample(place, asked, max_new_tokens=tokens, seed=seed, arm="model")
-    final = table[table["step"].isna()] if "step" in table else table
-    arms = sorted(final["arm"].unique())
+    is_model = not (path.is_file() or glob.glob(place)) or (path / "config.json").is_file()
+    if is_model and arm is None and path.suffix not in EXTENSIONS and not glob.has_magic(place):
+        return Side(_sampled(place, baseline, max_new_tokens, seed or 0))
+    table = _final(load_responses([path]))
+    arms = sorted(table["arm"].unique())
     if arm is None and len(arms) > 1:
         raise UserError(f"{spec}: it holds several arms; name one as {place}:ARM, one of {', '.join(arms)}")
     if arm is not None and arm not in arms:
         raise UserError(f"{spec}: no arm {arm!r} there; choose from {', '.join(arms)}")
-    return final[final["arm"] == (arm or arms[0])].reset_index(drop=True)
+    about = path / "run.json"
+    return Side(
+        table[table["arm"] == (arm or arms[0])].reset_index(drop=True),
+        path if about.is_file() else None,
+        json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {},
+    )
 
 
 def _split(spec: str) -> tuple[str, str | None]:
     """PLACE:ARM, where the place may be any path, glob or model id."""
     place, colon, arm = spec.rpartition(":")
-    return (place, arm) if colon and place and "/" not in arm and "\\" not in arm else (spec, None)
+    named = colon and place and "/" not in arm and "\\" not in arm and not Path(spec).exists()
+    return (place, arm) if named else (spec, None)
 
 
-def _asked(table: pd.DataFrame) -> pd.DataFrame:
-    columns = ["prompt", *(["kind"] if "kind" in table else [])]
-    asked = table[columns].drop_duplicates()
-    return asked if "kind" in asked else asked.assign(kind=None)
+def _final(table: pd.DataFrame) -> pd.DataFrame:
+    """Each arm's final model, or its last snapshot where that is all there is."""
+    last = table.groupby("arm")["step"].transform("max")
+    finished = table.assign(final=table["step"].isna()).groupby("arm")["final"].transform("any")
+    return table[table["step"].isna() | (~finished & (table["step"] == last).fillna(False))]
 
 
-def _max_new_tokens(baseline: str) -> int:
-    about = Path(_split(baseline)[0]) / "run.json"
-    scale = json.loads(about.read_text()).get("scale", {}) if about.is_file() else {}
-    return int(scale.get("max_new_tokens", 128))
+def _sampled(name: str, baseline: Side | None, max_new_tokens: int | None, seed: int) -> pd.DataFrame:
+    """A model's answers: to the baseline's prompts, as many of each, from the same random streams as a run's arms."""
+    import pandas as pd
+
+    from harness.cli.evaluate import heldout_prompts
+    from harness.generation import Generator
+    from harness.models import load_policy
+
+    generator = Generator(*load_policy(name))
+    scale = baseline.about.get("scale", {}) if baseline else {}
+    asked = heldout_prompts(None).assign(sample=0) if baseline is None else baseline.table
+    if max_new_tokens is None and baseline is not None and "max_new_tokens" not in scale:
+        longest = max(map(len, generator.tokenizer(asked["response"].tolist(), add_special_tokens=False)["input_ids"]))
+        scale = {"max_new_tokens": min(max(longest, 1), _LONGEST)}
+    keys = [f"{prompt}/{number}" for prompt, number in zip(asked["prompt"], asked["sample"], strict=True)]
+    limit = max_new_tokens or int(scale.get("max_new_tokens", 64))
+    texts = generator.sample(asked["prompt"].tolist(), max_new_tokens=limit, seed=seed, keys=keys)
+    kept = [column for column in ("prompt", "sample", "kind", "benign") if column in asked]
+    table = asked[kept].reset_index(drop=True).assign(response=texts, arm=Path(name).name)
+    return table.assign(step=pd.array([pd.NA] * len(table), dtype="Int64"))
+
+
+def _share_kinds(old: Side, new: Side) -> None:
+    """A prompt is of the same kind on both sides, whichever side says it."""
+    for column in ("kind", "benign"):
+        known: dict[str, Any] = {}
+        for side in (new, old):
+            if column in side.table:
+                told = side.table[side.table[column].notna()]
+                known |= dict(zip(told["prompt"], told[column], strict=True))
+        for side in (old, new) if known else ():
+            side.table[column] = [known.get(prompt) for prompt in side.table["prompt"]]
+
+
+def _notes(old: pd.DataFrame, new: pd.DataFrame) -> list[str]:
+    prompts = [set(table["prompt"]) for table in (old, new)]
+    shared = len(prompts[0] & prompts[1])
+    if not shared:
+        return ["no prompt is shared, so the sides are compared as independent groups: far more prompts are needed"]
+    if prompts[0] != prompts[1]:
+        return [f"{shared} prompts are shared, of {len(prompts[0])} of the baseline and {len(prompts[1])} given"]
+    return []
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def _measure(
+    both: pd.DataFrame, old: Side, new: Side, judge: str | None, ratings: Path | None, seed: int
+) -> tuple[dict[str, SuiteResult], str | None]:
+    """Suites by name on both sides, and who judged harmlessness."""
+    from harness.errors import UserError
+    from suites import evaluate
+
+    suites = ["evasiveness", "goodharting", *(["harmfulness"] if ratings else [])]
+    results = evaluate.measure(both, suites, ratings=ratings, seed=seed)
+    kind = (judge or "").partition(":")[0]
+    if kind in ("model", "server"):
+        return results | evaluate.measure(both, ["elo"], judge=judge, anchor="baseline", seed=seed), judge
+    if kind == "votes":
+        raise UserError("--judge votes: people voted on other responses; `cai eval --suite elo` reads them")
+    if judge is not None:
+        return results | evaluate.measure(both, ["pm_score"], judge=judge, seed=seed), judge
+    if PAPER_SCORE in both and both[PAPER_SCORE].notna().all():
+        judge = f"column:{PAPER_SCORE}"
+        return results | evaluate.measure(both, ["pm_score"], judge=judge, seed=seed), "the paper's own PM scores"
+    gold = {kind: folder for kind in ("harmless", "helpful") if (folder := _gold(old.run, kind)) is not None}
+    found = {name: r for kind, folder in gold.items() for name, r in _by_gold(both, old, new, kind, folder, seed)}
+    return results | found, f"{old.run}'s gold PM" if "pm_score" in found else None
+
+
+def _gold(run: Path | None, kind: str) -> Path | None:
+    """The gold PM that judged the run, if its folder is still there."""
+    import pandas as pd
+
+    stages = run / "results" / "stages.parquet" if run else None
+    if run is None or stages is None or not stages.is_file():
+        return None
+    table = pd.read_parquet(stages, columns=["stage", "key"])
+    keys = table.loc[table["stage"] == f"gold.{kind}", "key"]
+    folder = run / "stages" / f"gold.{kind}" / str(keys.iloc[-1]) if len(keys) else None
+    return folder if folder and (folder / "model").is_dir() else None
+
+
+def _by_gold(
+    both: pd.DataFrame, old: Side, new: Side, kind: str, folder: Path, seed: int
+) -> list[tuple[str, SuiteResult]]:
+    """pm_score or pm_score_helpful: by the scores that one run gave both sides, else by its PM anew."""
+    from harness.models import PreferenceModel
+    from suites import pm_score
+
+    table, column = both[both["kind"] == kind], f"score_{kind}"
+    if table["arm"].nunique() < 2:
+        return []
+    same = new.run is not None and old.run is not None and new.run.resolve() == old.run.resolve()
+    if not (same and column in table and table[column].notna().all()):
+        config = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["config"]
+        pm = PreferenceModel.load(folder / "model", max_length=int(config.get("pm", {}).get("max_length", 512)))
+        table = table.assign(**{column: pm.score(table["prompt"].tolist(), table["response"].tolist())})
+    name = "pm_score" if kind == "harmless" else "pm_score_helpful"
+    return [(name, pm_score.run(table, column=column, seed=seed))]

@@ -311,8 +311,10 @@ def feedback_model_size(tables: Tables) -> list[Contrast]:
     questions = _mode(tables.read("hhh/questions", ["question", "mode", "correct", "model"], mend), "plain")
     if questions["model"].nunique() < 2:
         raise NotMeasured(f"one feedback model; {mend}")
-    if "parameters" not in questions:
-        questions = questions.assign(parameters=questions["model"].astype(str).map(parameters))
+    named = questions["model"].astype(str).map(parameters)
+    questions = questions.assign(
+        parameters=questions["parameters"].fillna(named) if "parameters" in questions else named
+    )
     if (unsized := questions["parameters"].isna()).any():
         raise NotMeasured(f"the size of {questions.loc[unsized, 'model'].iloc[0]} is unknown; add column parameters")
     sizes = questions["parameters"].unique()

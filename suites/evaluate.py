@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
 
 from harness.errors import UserError
 from harness.stats import finite
-from suites.result import SuiteResult
+from suites.result import SUMMARY_COLUMNS, SuiteResult
 
 OF_RESPONSES = ("elo", "pm_score", "evasiveness", "goodharting", "harmfulness")
 WITH_JUDGE = ("elo", "pm_score")
@@ -31,8 +33,10 @@ def check(suites: Sequence[str], judge: str | None) -> None:
     if judge is not None and kind not in ("pm", "column", "model", "votes", "server"):
         raise UserError(f"--judge {judge}: no such judge; give {JUDGES}")
     for name in suites:
-        if name not in SUITES:
-            raise UserError(f"--suite {name}: no such suite; choose from {', '.join(SUITES)}")
+        if name.endswith(".py"):
+            _own(name)
+        elif name not in SUITES:
+            raise UserError(f"--suite {name}: no such suite; choose from {', '.join(SUITES)}, or name a Python file")
         if name in WITH_JUDGE and judge is None:
             raise UserError(f"suite {name}: it needs a judge; add --judge {JUDGES}")
         if name == "pm_score" and kind not in ("pm", "column"):
@@ -49,8 +53,10 @@ def measure(
     chains: pd.DataFrame | None = None,
     seed: int = 0,
 ) -> dict[str, SuiteResult]:
-    """`suites` (of OF_RESPONSES) by name on `responses`; `judge` is one of `JUDGES`, which elo and pm_score need;
-    `chains` (`score_chains`) are for pm_score. Raises UserError as `check`, and for what a suite cannot read.
+    """`suites` (of OF_RESPONSES, or Python files as in docs/add-a-suite.md) by name on `responses`.
+
+    `judge` is one of `JUDGES`, which elo and pm_score need; `chains` (`score_chains`) are for pm_score. Raises
+    UserError as `check`, and for what a suite cannot read.
     """
     check(suites, judge)
     kind, _, value = (judge or "").partition(":")
@@ -81,10 +87,35 @@ def measure(
 
             results[name] = harmfulness.run(_red_team(responses), ratings=ratings, seed=seed)
         else:
-            raise UserError(f"suite {name}: it reads no responses; run it by itself")
+            results[Path(name).stem] = _run_own(name, responses, seed)
         if name in WITH_JUDGE:
             results[name].notes += said
     return results
+
+
+def _own(file: str) -> Callable[..., SuiteResult]:
+    """Function `run` of a user's Python file."""
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"--suite {file}: file not found; name one with a function run(responses, *, seed)")
+    if path.stem in SUITES:
+        raise UserError(f"--suite {file}: a suite is called {path.stem} already; rename the file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return cast(Callable[..., SuiteResult], module.run)
+    except Exception as error:
+        raise UserError(f"--suite {file}: {type(error).__name__}: {error}; mend the file") from error
+
+
+def _run_own(file: str, responses: pd.DataFrame, seed: int) -> SuiteResult:
+    result = _own(file)(responses, seed=seed)
+    if not isinstance(result, SuiteResult) or list(result.summary.columns) != SUMMARY_COLUMNS:
+        raise UserError(f"--suite {file}: run() must return a SuiteResult; make its summary with summary_frame")
+    return result
 
 
 def score_chains(chains: pd.DataFrame, judge: str | None) -> pd.DataFrame:
@@ -111,15 +142,16 @@ def ask(
 ) -> SuiteResult:
     """Suite hhh on feedback models: `models` by what they are called, `comparisons` as `suites.hhh.load` gives them.
 
-    n_cot: reasonings a comparison (0: none), of at most `max_new_tokens` each.
+    A model is a folder, a hub id, 'embedded' or server:URL#MODEL. n_cot: reasonings a comparison (0: none), of at most
+    `max_new_tokens` each.
     """
     from harness.generation import Generator
-    from harness.models import load_policy
+    from harness.server import feedback_model
     from suites import hhh
 
     results = {}
     for label, name in models.items():
-        generator = Generator(*load_policy(name))
+        generator = feedback_model(name, batch_size=32)
         sampler = hhh.sampler_of(generator, max_new_tokens) if n_cot else None
         results[label] = hhh.run(
             comparisons,
@@ -128,7 +160,7 @@ def ask(
             n_cot=max(n_cot, 1),
             seed=seed,
             model=label,
-            parameters=generator.model.num_parameters(),
+            parameters=generator.model.num_parameters() if isinstance(generator, Generator) else None,
         )
     return hhh.together(results)
 

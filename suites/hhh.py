@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -30,9 +30,6 @@ from harness.stats import (
 )
 from harness.store import read_jsonl
 from suites.result import SuiteResult, summary_frame
-
-if TYPE_CHECKING:
-    from harness.generation import Generator
 
 COLUMNS = ["comparison", "question", "right", "wrong", "right_first", "subset"]
 CHOICES = ("(A)", "(B)")
@@ -66,7 +63,15 @@ class Sampler(Protocol):
     def __call__(self, prompts: list[str], *, max_new_tokens: int, temperature: float, seed: int) -> list[str]: ...
 
 
-def sampler_of(generator: Generator, most_tokens: int) -> Sampler:
+class Samples(Protocol):
+    """A `harness.generation.Generator`, or its like behind a server."""
+
+    def sample(
+        self, prompts: Sequence[str], *, max_new_tokens: int, temperature: float = ..., seed: int = ...
+    ) -> list[str]: ...
+
+
+def sampler_of(generator: Samples, most_tokens: int) -> Sampler:
     """Reasonings of `generator`, none longer than `most_tokens`."""
 
     def sampler(prompts: list[str], *, max_new_tokens: int, temperature: float, seed: int) -> list[str]:

@@ -20,7 +20,7 @@ def evaluate(
     ] = None,
     suite: Annotated[
         list[str] | None,
-        typer.Option("--suite", help="A suite; may be given again. Default: evasiveness and goodharting."),
+        typer.Option("--suite", help="A suite, or a Python file with one. Default: evasiveness, goodharting."),
     ] = None,
     model: Annotated[
         list[str] | None,
@@ -113,7 +113,9 @@ def _labelled(models: list[str]) -> dict[str, str]:
 
 
 def _label(name: str) -> str:
-    path = Path(name)
+    from harness.server import address, is_server
+
+    path = Path(address(name)[1] if is_server(name) else name)
     return path.parent.parent.name if path.name == "model" else path.name  # a run's stages/NAME/KEY/model
 
 
@@ -183,10 +185,9 @@ def sample(name: str, asked: pd.DataFrame, *, max_new_tokens: int, seed: int, ar
     """One response of the model `name` to each prompt of `asked` (prompt, kind), as a response table."""
     import pandas as pd
 
-    from harness.generation import Generator
-    from harness.models import load_policy
+    from harness.server import feedback_model
 
-    generator = Generator(*load_policy(name))
+    generator = feedback_model(name, batch_size=32)
     keys = [f"{prompt}/0" for prompt in asked["prompt"]]
     texts = generator.sample(asked["prompt"].tolist(), max_new_tokens=max_new_tokens, seed=seed, keys=keys)
     table = asked[["prompt", "kind"]].assign(response=texts, arm=arm or _label(name), sample=0)

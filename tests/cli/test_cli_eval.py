@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 
 from suites.result import SUMMARY_COLUMNS
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared" / "data"
 SAMPLES = SHARED / "paper" / "samples"
 HHH = SHARED / "paper" / "evals" / "438HHHEvaluations.jsonl"
 
@@ -212,6 +214,52 @@ def test_votes_need_no_responses(cai: Cai, tmp_path: Path) -> None:
     code, printed, said = cai("eval", "--suite", "elo", "--judge", f"votes:{tmp_path / 'votes.csv'}", "--json")
     assert code == 0, said
     assert {row["arm"] for row in json.loads(printed)} == {"a", "b"}
+
+
+# ---------------------------------------------------------------- a suite of the user's own
+
+
+def test_the_documented_suite_runs(cai: Cai, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "add-a-suite.md").read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.S)
+    assert code is not None
+    assert len(code.group(1).splitlines()) <= 60
+    (tmp_path / "asks_back.py").write_text(code.group(1))
+    rows = [
+        {"prompt": f"p{i}", "response": "Why do you ask? " if i % 4 else "No.", "arm": "a", "step": step}
+        for i in range(8)
+        for step in (1, 2)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "answers.csv", index=False)
+    options = ["--suite", tmp_path / "asks_back.py", "--suite", "goodharting", "--out", tmp_path / "out", "--json"]
+    status, printed, said = cai("eval", tmp_path / "answers.csv", *options)
+    assert status == 0, said
+    table = pd.DataFrame(json.loads(printed))
+    mine = table[table["suite"] == "asks_back"]
+    assert mine["estimate"].tolist() == [0.75, 0.75]
+    assert mine["n"].tolist() == [8, 8]
+    assert set(pd.read_parquet(tmp_path / "out" / "results" / "asks_back" / "responses.parquet")["label"]) == {
+        "asks", "does not"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "expected"),
+    [
+        ("mine.py", None, "file not found"),
+        ("mine.py", "def run(", "SyntaxError"),
+        ("mine.py", "x = 1", "AttributeError"),
+        ("mine.py", "def run(responses, *, seed): return responses", "must return a SuiteResult"),
+        ("elo.py", "def run(responses, *, seed): ...", "a suite is called elo already"),
+    ],
+)
+def test_a_suite_file_that_fails_is_one_clear_line(
+    cai: Cai, tmp_path: Path, name: str, code: str | None, expected: str
+) -> None:
+    if code is not None:
+        (tmp_path / name).write_text(code)
+    status, _, said = cai("eval", write(tmp_path / "a.jsonl"), "--suite", tmp_path / name)
+    assert status == 2
+    assert expected in said
 
 
 # ---------------------------------------------------------------- folders and errors

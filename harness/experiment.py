@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from harness import server
 from harness.errors import UserError
 
 ARMS = ("pretrained", "helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot")
@@ -20,11 +21,28 @@ class _Section(BaseModel):
 
 
 class Models(_Section):
-    """Which models play which role. A name is 'embedded', a folder or a hub id."""
+    """Which models play which role. A name is 'embedded', a folder or a hub id; feedback may be behind a server."""
 
     base: str = "embedded"
-    feedback: str | None = None  # None: the base model, as in the paper
+    feedback: str | None = None  # None: the base model, as in the paper; server:URL#MODEL: `vllm serve MODEL`
     judge: Literal["gold_pm", "feedback"] = "gold_pm"
+
+    @field_validator("base")
+    @classmethod
+    def _trainable(cls, name: str) -> str:
+        if server.is_server(name):
+            raise ValueError(f"{name}: a model behind a server cannot be trained; name a folder or a hub id")
+        return name
+
+    @field_validator("feedback")
+    @classmethod
+    def _address(cls, name: str | None) -> str | None:
+        if name is not None and server.is_server(name):
+            try:
+                server.address(name)
+            except UserError as error:
+                raise ValueError(str(error)) from error
+        return name
 
 
 class Data(_Section):

@@ -18,6 +18,8 @@ import torch
 from harness import chat
 from harness.errors import UserError
 
+# Indices of some of the conversations, log-probabilities of the choices for each (n, k), and what was said before.
+Chosen = tuple[list[int], np.ndarray, list[str | None]]
 _SHARED_PREFIX = 24  # tokens; a shorter common prefix is not worth a forward of its own
 
 
@@ -255,6 +257,40 @@ class Generator:
             result[members] = self.score_options(session, logits, choices)
             self.tokens += session.tokens
         return result
+
+    def choose(
+        self,
+        conversations: Sequence[Sequence[chat.Message]],
+        lead: str,
+        choices: Sequence[str],
+        *,
+        keys: Sequence[str],
+        seed: int,
+        think: int = 0,
+        together: int = 1,
+    ) -> Iterator[Chosen]:
+        """Log-probabilities of `choices` after the beginning `lead` of the answer to each conversation, batch by batch.
+
+        think: tokens of reasoning, at most, that the model writes before `lead` (at T = 1, streams of `keys`).
+        together: so many neighbours share a batch; a prefix that they have in common is read once.
+        """
+        rows = [chat.encode_messages(self.tokenizer, messages) for messages in conversations]
+        begun = self.tokenizer(lead, add_special_tokens=False)["input_ids"]
+        groups = [list(range(len(rows)))[start : start + together] for start in range(0, len(rows), together)]
+        for batch in batches([len(rows[group[0]]) for group in groups], max(1, self.batch_size // together)):
+            index = [i for g in batch for i in groups[g]]
+            if not think:
+                scores = self.choice_logprobs_ids([rows[i] + begun for i in index], choices)
+                yield index, scores, [None] * len(index)
+                continue
+            session = self.session()
+            logits = self.read(session, [rows[i] for i in index])
+            said = self.answer(
+                session, logits, [keys[i] for i in index], max_new_tokens=think, temperature=1.0, seed=seed
+            )
+            scores = self.score_options(session, session.extend([begun] * len(index))[:, -1], choices)
+            self.tokens += session.tokens
+            yield index, scores, [*said]
 
     def read(self, session: Session, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Begin `session` with `rows`, prefixes of neighbours read once; logits (rows, vocabulary) at their ends."""

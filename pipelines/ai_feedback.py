@@ -7,7 +7,7 @@ thought the model reasons before it answers, and the label is clamped, as the pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ import pandas as pd
 
 from constitutions import Constitution
 from harness import chat
-from harness.generation import Generator, batches, uniforms
+from harness.generation import Generator, uniforms
+from harness.server import ServerGenerator
 
 Rows = list[dict[str, Any]]
 _ASK = "Below is a conversation between a human and an assistant.\n\n{conversation}\n\n{question}"
@@ -61,7 +62,7 @@ def few_shot(constitution: Constitution, *, cot: bool) -> list[chat.Message]:
 
 
 def label(
-    generator: Generator,
+    generator: Generator | ServerGenerator,
     constitution: Constitution,
     pairs: pd.DataFrame,
     *,
@@ -84,26 +85,28 @@ def label(
         for p, a, b in zip(pairs["prompt"], pairs["response_a"], pairs["response_b"], strict=True)
     ]
     drawn = [principles[int(uniforms(seed, f"principle/{r['prompt']}", 1)[0] * len(principles))] for r in records]
-    orders = []
+    orders, keys = [], []
     for record, principle in zip(records, drawn, strict=True):
         said = _conversation(record["prompt"])
-        for a, b in ((record["response_a"], record["response_b"]), (record["response_b"], record["response_a"])):
-            text = question(said, principle.question, a, b, cot=cot)
-            orders.append(chat.encode_messages(generator.tokenizer, [*before, {"role": "user", "content": text}]))
+        a, b = record["response_a"], record["response_b"]
+        for order, (first, second) in {"forward": (a, b), "swapped": (b, a)}.items():
+            text = question(said, principle.question, first, second, cot=cot)
+            orders.append([*before, {"role": "user", "content": text}])
+            keys.append(f"{record['prompt']}/{order}")
+    lead, think = (_AFTER_REASONING, cot_tokens) if cot else (_ANSWER, 0)
     done: Rows = []
-    for index in batches([len(orders[2 * i]) for i in range(len(records))], max(1, generator.batch_size // 2)):
-        rows = [ids for i in index for ids in orders[2 * i : 2 * i + 2]]
-        keys = [f"{records[i]['prompt']}/{order}" for i in index for order in ("forward", "swapped")]
-        logprobs, reasoning = _ask(generator, rows, keys, cot=cot, cot_tokens=cot_tokens, seed=seed)
+    for index, logprobs, reasoning in generator.choose(
+        orders, lead, CHOICES, keys=keys, seed=seed, think=think, together=2
+    ):
         p_first = soft_label(logprobs[:, 0], logprobs[:, 1])
         batch = []
-        for place, i in enumerate(index):
+        for place, i in enumerate(index[::2]):
             forward, swapped = float(p_first[2 * place]), float(1 - p_first[2 * place + 1])
             raw = (forward + swapped) / 2
             batch.append(
-                records[i]
+                records[i // 2]
                 | {
-                    "principle": drawn[i].id,
+                    "principle": drawn[i // 2].id,
                     "p_a": float(np.clip(raw, *clamp)) if cot and clamp is not None else raw,
                     "p_a_raw": raw,
                     "p_a_forward": forward,
@@ -117,22 +120,6 @@ def label(
         done += batch
         on_batch(batch)
     return pd.DataFrame(done, columns=COLUMNS)
-
-
-def _ask(
-    generator: Generator, rows: list[list[int]], keys: list[str], *, cot: bool, cot_tokens: int, seed: int
-) -> tuple[np.ndarray, Sequence[str | None]]:
-    """Log-probabilities (n, 2) of A and B at the answer's place, and the reasoning before it."""
-    begin = generator.tokenizer(_ANSWER, add_special_tokens=False)["input_ids"]
-    if not cot:
-        return generator.choice_logprobs_ids([row + begin for row in rows], CHOICES), [None] * len(rows)
-    session = generator.session()
-    logits = generator.read(session, rows)
-    reasoning = generator.answer(session, logits, keys, max_new_tokens=cot_tokens, temperature=1.0, seed=seed)
-    after = generator.tokenizer(_AFTER_REASONING, add_special_tokens=False)["input_ids"]
-    logprobs = generator.score_options(session, session.extend([after] * len(rows))[:, -1], CHOICES)
-    generator.tokens += session.tokens
-    return logprobs, reasoning
 
 
 def _conversation(prompt: str) -> str:

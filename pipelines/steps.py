@@ -212,10 +212,11 @@ def finetune(work: Work) -> None:
 
 def label_pairs(work: Work) -> None:
     """AI labels on the two SL-CAI answers to each red-team prompt: feedback.parquet, feedback.json."""
+    from harness.server import feedback_model
     from pipelines import ai_feedback
 
     config, settings = work.config, Feedback(**work.config["feedback"])
-    generator = load_generator(work)
+    generator = feedback_model(config["base"], config["scale"]["batch_size"])
     answers = pd.read_parquet(work.inputs["responses"] / "responses.parquet")
     wide = answers.pivot(index="prompt", columns="sample", values="response").loc[answers["prompt"].unique()]
     pairs = pd.DataFrame({"prompt": wide.index, "response_a": wide[0].to_numpy(), "response_b": wide[1].to_numpy()})

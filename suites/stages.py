@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from harness import store
 from harness.experiment import Experiment, Scale
 from harness.stages import Stage, Work
-
-if TYPE_CHECKING:
-    from harness.generation import Generator
-    from harness.server import ServerGenerator
 
 KINDS = ("harmless", "helpful")
 
@@ -228,7 +224,7 @@ def _pm(work: Work, role: str) -> Any:
     return PreferenceModel.load(work.inputs[role] / "model", batch_size=batch, max_length=work.config["max_length"])
 
 
-def _feedback(work: Work) -> Generator | ServerGenerator:
+def _feedback(work: Work) -> Any:
     from harness.server import feedback_model
 
     return feedback_model(work.config["feedback"], work.config["scale"]["batch_size"])

@@ -1,0 +1,299 @@
+"""A feedback model behind an OpenAI-compatible server (vLLM: `vllm serve MODEL`), asked over chat completions.
+
+`ServerGenerator` has the methods of `harness.generation.Generator` that labels, HHH and judging use. It is named
+`server:URL#MODEL`; the key, where the server wants one, is in the environment variable CAI_API_KEY or OPENAI_API_KEY.
+Samples are seeded by (seed, key), but how far a server repeats them is its own affair.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from harness import chat
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.generation import Chosen, Generator
+
+T = TypeVar("T")
+_PREFIX = "server:"
+_TOP = 20  # tokens whose log-probabilities are asked for: what OpenAI and vLLM give at most
+_LEAST = -100.0  # nats; some servers write -9999 for what cannot be
+_AROUND = " \t\n\r()[]{}<>\"'*_`.,:;\u2581\u0120"  # what tokens carry around a letter, old space marks too
+# The model's own distribution: without these, vLLM takes top-k and top-p from the model's generation_config.json.
+_UNTRUNCATED = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+def is_server(name: str) -> bool:
+    """Whether a model's name says that it is behind a server."""
+    return name.startswith(_PREFIX)
+
+
+def address(name: str) -> tuple[str, str]:
+    """(URL, model) of `server:URL#MODEL`. Raises UserError for what is not one."""
+    url, _, model = name.removeprefix(_PREFIX).partition("#")
+    if not re.match(r"https?://[^/]", url) or not model:
+        raise UserError(f"{name}: not a server's model; write server:URL#MODEL, as server:http://localhost:8000/v1#Q")
+    return url, model
+
+
+def feedback_model(name: str, batch_size: int) -> Generator | ServerGenerator:
+    """The model `name`, ready to be asked `batch_size` questions at once: loaded here, or behind a server, which is
+    checked with a first question.
+    """
+    if is_server(name):
+        server = ServerGenerator(*address(name), workers=batch_size)
+        server.check()
+        return server
+    from harness.generation import Generator
+    from harness.models import load_policy
+
+    return Generator(*load_policy(name), batch_size)
+
+
+@dataclass
+class ServerGenerator:
+    """The model `model` behind `url` (ends in /v1), asked by `workers` threads. `tokens` counts read and written ones.
+
+    Rate limits and server errors are retried as `ask` does. Every method raises UserError when the server refuses,
+    stays away or replies with something else.
+    """
+
+    url: str
+    model: str
+    workers: int = 32
+    retries: int = 6
+    backoff: float = 1.0  # seconds
+    timeout: float = 600.0  # seconds; a request may wait in the server's queue
+    tokens: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+
+    def check(self) -> None:
+        """Ask one question, without patience. Raises UserError also where labels could not be read from the answers:
+        no log-probabilities, or an answer that was begun for the model is not continued.
+        """
+        question = [{"role": "user", "content": "Which one is a fruit?\n\nOptions:\n(A) An apple\n(B) A brick"}]
+        once = replace(self, retries=0)
+        ((_, top),) = once._asked(1, lambda post, _: self._top(post, question, "The answer is: ("))
+        if np.isneginf(_found(top, ("A", "B"))).all():
+            raise UserError(
+                f"{self.url}: {self.model} does not continue an answer that was begun for it; serve it with vLLM, "
+                "whose chat completions take continue_final_message"
+            )
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        seed: int = 0,
+        keys: Sequence[str] | None = None,
+        on_batch: Callable[[list[int], list[str]], None] | None = None,
+    ) -> list[str]:
+        """As `Generator.sample`; `on_batch` hears of every answer by itself."""
+        names = keys if keys is not None else [str(i) for i in range(len(prompts))]
+        responses = [""] * len(prompts)
+
+        def answer(post: _Post, i: int) -> str:
+            return self._sampled(
+                post, chat.parse(prompts[i]), max_new_tokens, temperature, request_seed(seed, names[i])
+            )
+
+        for i, text in self._asked(len(prompts), answer):
+            responses[i] = text
+            if on_batch is not None:
+                on_batch([i], [text])
+        return responses
+
+    def choice_logprobs(self, prompts: Sequence[str], choices: Sequence[str]) -> np.ndarray:
+        """Log-probability (n, k) of each of `choices` as the answer's beginning, in nats, as `read_choices` reads them.
+
+        Brackets that all choices begin with are given: for "(A)" and "(B)", of "A" and "B" after "(".
+        """
+        given = {choice[: len(choice) - len(choice.lstrip(_AROUND))].strip() for choice in choices}
+        lead = given.pop() if len(given) == 1 else ""
+        result = np.empty((len(prompts), len(choices)))
+
+        def choose(post: _Post, i: int) -> np.ndarray:
+            return read_choices(self._top(post, chat.parse(prompts[i]), lead), choices)
+
+        for i, scores in self._asked(len(prompts), choose):
+            result[i] = scores
+        return result
+
+    def choose(
+        self,
+        conversations: Sequence[Sequence[chat.Message]],
+        lead: str,
+        choices: Sequence[str],
+        *,
+        keys: Sequence[str],
+        seed: int,
+        think: int = 0,
+        together: int = 1,
+    ) -> Iterator[Chosen]:
+        """As `Generator.choose`; groups of `together` conversations come as they are finished."""
+
+        def group(post: _Post, g: int) -> Chosen:
+            index = list(range(len(conversations)))[g * together : (g + 1) * together]
+            scores, said = [], []
+            for i in index:
+                messages = conversations[i]
+                reasoning = self._sampled(post, messages, think, 1.0, request_seed(seed, keys[i])) if think else None
+                scores.append(read_choices(self._top(post, messages, (reasoning or "") + lead), choices))
+                said.append(reasoning)
+            return index, np.stack(scores), said
+
+        for _, chosen in self._asked(-(-len(conversations) // together), group):
+            yield chosen
+
+    def _sampled(
+        self, post: _Post, messages: Sequence[chat.Message], max_tokens: int, temperature: float, seed: int
+    ) -> str:
+        asked = {"messages": list(messages), "max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+        reply = post(asked | _UNTRUNCATED)
+        message = reply["choices"][0]["message"]
+        if message.get("content") is None and (message.get("reasoning") or message.get("reasoning_content")):
+            raise UserError(
+                f"{self.url}: {self.model} thinks for more than {max_tokens} tokens before it answers; raise that "
+                "limit (feedback.cot_tokens), or serve it without thinking"
+            )
+        return chat.clean(text_of(reply))
+
+    def _top(self, post: _Post, messages: Sequence[chat.Message], lead: str) -> list[tuple[str, float]]:
+        """The likeliest tokens and their log-probabilities, where the answer goes on after its beginning `lead`."""
+        begun: dict[str, Any] = {"messages": list(messages)}
+        if lead:
+            begun = {
+                "messages": [*messages, {"role": "assistant", "content": lead}],
+                "add_generation_prompt": False,
+                "continue_final_message": True,
+            }
+        asked = {"max_tokens": 1, "temperature": 1.0, "logprobs": True, "top_logprobs": _TOP} | _UNTRUNCATED
+        reply = post(begun | asked)
+        try:
+            listed = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+            top = [(str(entry["token"]), max(float(entry["logprob"]), _LEAST)) for entry in listed]
+        except (KeyError, IndexError, TypeError, ValueError):
+            top = []
+        if not top:
+            raise UserError(
+                f"{self.url}: this server gives no logprobs for {self.model}, which labels are read from; "
+                "serve the model with vLLM"
+            )
+        return top
+
+    def _asked(self, n: int, job: Callable[[_Post, int], T]) -> Iterator[tuple[int, T]]:
+        """(i, job(post, i)) for i below n, as they are finished; after an error no further one is begun."""
+        import httpx
+
+        key = os.environ.get("CAI_API_KEY") or os.environ.get("OPENAI_API_KEY")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        limits = httpx.Limits(max_connections=self.workers)
+        url = self.url.rstrip("/") + "/chat/completions"
+        with (
+            httpx.Client(headers=headers, timeout=httpx.Timeout(self.timeout, connect=10), limits=limits) as client,
+            ThreadPoolExecutor(self.workers) as pool,
+        ):
+
+            def post(body: dict[str, Any]) -> Any:
+                reply = ask(client, url, {"model": self.model} | body, retries=self.retries, backoff=self.backoff)
+                with self._lock:
+                    self.tokens += (reply.get("usage") or {}).get("total_tokens") or 0
+                return reply
+
+            futures = {pool.submit(job, post, i): i for i in range(n)}
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+_Post = Callable[[dict[str, Any]], Any]  # the body of a request -> the reply
+
+
+def request_seed(seed: int, key: str) -> int:
+    """A request's seed, below 2^31, of the stream named (seed, key)."""
+    digest = hashlib.blake2b(f"{seed}\x1f{key}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def read_choices(top: Sequence[tuple[str, float]], choices: Sequence[str]) -> np.ndarray:
+    """Log-probability (k,) of each choice from the likeliest tokens, in nats: the sum over the tokens that begin it and
+    no other choice, spaces, brackets and punctuation aside.
+
+    A choice that is not among them gets the least of their log-probabilities, an upper bound: the true label is more
+    decided than the one read. Where none is among them all are equal, and their sum bounds what they weigh together.
+    """
+    bare = [choice.strip(_AROUND) for choice in choices]
+    if any(not a or (i != j and b.startswith(a)) for i, a in enumerate(bare) for j, b in enumerate(bare)):
+        raise UserError(f"choices {list(choices)}: a server's first token must tell them apart; name them A, B, ...")
+    scores = _found(top, bare)
+    return np.where(np.isneginf(scores), min(logprob for _, logprob in top), scores)
+
+
+def _found(top: Sequence[tuple[str, float]], bare: Sequence[str]) -> np.ndarray:
+    """Log-probability (k,) of each choice among the tokens of `top`; minus infinity where it is not there."""
+    scores = np.full(len(bare), -np.inf)
+    for token, logprob in top:
+        text = token.strip(_AROUND)
+        fits = [j for j, choice in enumerate(bare) if text and choice.startswith(text)]
+        if len(fits) == 1:
+            scores[fits[0]] = np.logaddexp(scores[fits[0]], logprob)
+    return scores
+
+
+def text_of(reply: Any) -> str:
+    """The answer in a chat completion as `ask` gives it; empty where there is none."""
+    return str(reply["choices"][0]["message"].get("content") or "")
+
+
+def ask(client: Any, url: str, body: dict[str, Any], *, retries: int, backoff: float) -> Any:
+    """The chat completion (parsed JSON) that `url` replies to `body`; `client` is an httpx.Client.
+
+    Rate limits and server errors (429, 5xx, broken connections) are retried with doubling pauses of `backoff` seconds,
+    or what Retry-After asks. Raises UserError when they go on, the server refuses, or the reply is something else.
+    """
+    import httpx
+
+    for attempt in range(retries + 1):
+        pause = backoff * 2**attempt
+        try:
+            reply = client.post(url, json=body)
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL):
+            raise UserError(f"{url}: not an address; give one such as http://localhost:8000/v1") from None
+        except httpx.TransportError as error:
+            problem = f"no answer ({type(error).__name__})"
+        else:
+            if reply.status_code == 200:
+                return _completion(reply, url)
+            problem = f"answered {reply.status_code}: {' '.join(reply.text.split())[:120]}"
+            if reply.status_code != 429 and reply.status_code < 500:
+                raise UserError(f"{url}: {problem}; check the address, the model name and the API key")
+            asked = reply.headers.get("retry-after", "")
+            pause = float(asked) if asked.isdigit() else pause
+        if attempt < retries:
+            time.sleep(pause)
+    tries = f"{retries + 1} tries" if retries else "1 try"
+    raise UserError(f"{url}: {problem}, after {tries}; check that the server is up, or try later")
+
+
+def _completion(reply: Any, url: str) -> Any:
+    try:
+        content = reply.json()
+        content["choices"][0]["message"].get("content")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        raise UserError(f"{url}: the reply is not a chat completion; is this an OpenAI-compatible server?") from None
+    return content

@@ -47,6 +47,11 @@ def address(name: str) -> tuple[str, str]:
     return url, model
 
 
+def api_key() -> str | None:
+    """The server's key, from the environment."""
+    return os.environ.get("CAI_API_KEY") or os.environ.get("OPENAI_API_KEY")
+
+
 def feedback_model(name: str, batch_size: int) -> Generator | ServerGenerator:
     """The model `name`, ready to be asked `batch_size` questions at once: loaded here, or behind a server, which is
     checked with a first question.
@@ -198,7 +203,7 @@ class ServerGenerator:
         """(i, job(post, i)) for i below n, as they are finished; after an error no further one is begun."""
         import httpx
 
-        key = os.environ.get("CAI_API_KEY") or os.environ.get("OPENAI_API_KEY")
+        key = api_key()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         limits = httpx.Limits(max_connections=self.workers)
         url = self.url.rstrip("/") + "/chat/completions"

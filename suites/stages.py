@@ -57,10 +57,9 @@ def plan(
             config["cot_tokens"] = experiment.feedback.cot_tokens
             stages["hhh"] = Stage("hhh", measure_hhh, config, files=[path] if path else [])
             continue
-        config = base | {
-            "judge": experiment.models.judge,
-            "feedback": experiment.models.feedback or experiment.models.base,
-        }
+        config = base | {"judge": experiment.models.judge}
+        if suite == "elo" and experiment.models.judge == "feedback":
+            config["feedback"] = experiment.models.feedback or experiment.models.base
         config["ratings"] = experiment.data.harm_ratings
         stages[suite] = Stage(suite, functions[suite], config, {"responses": stages["responses"]} | inputs[suite])
     return stages

@@ -38,6 +38,7 @@ def run(experiment_file: File, out: Out = None) -> None:
     with store.disk_space(folder):
         if todo:
             quiet()
+            _check_servers(todo)
             with Bars(console) as bars:
                 stages.execute(targets, folder, seed=experiment.seed, progress=bars)
         if todo or not report.is_file():
@@ -94,6 +95,15 @@ def _targets(file: Path) -> tuple[Experiment, list[Stage]]:
     measured = suite_stages.plan(experiment, training.arms, training.pms, training.chains, training.data)
     kept = [stage for stage in training.arms.values() if stage is not None]
     return experiment, [*kept, *training.labels.values(), *training.pms.values(), *measured.values()]
+
+
+def _check_servers(todo: list[Planned]) -> None:
+    """Ask the feedback model's server, where a stage to do needs it, before hours of training. Raises UserError."""
+    from harness.server import feedback_model, is_server
+
+    named = {str(item.stage.config[key]) for item in todo for key in ("base", "feedback") if key in item.stage.config}
+    for name in filter(is_server, sorted(named)):
+        feedback_model(name, 1)
 
 
 def _finish(experiment: Experiment, file: Path, planned: list[Planned], folder: Path) -> Path:

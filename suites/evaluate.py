@@ -238,6 +238,7 @@ def elo_by_kind(
 
 
 def _elo(responses: pd.DataFrame, kind: str, value: str, anchor: str | None, seed: int) -> SuiteResult:
+    from harness import server
     from suites import elo, judges
 
     if kind == "votes":
@@ -249,10 +250,7 @@ def _elo(responses: pd.DataFrame, kind: str, value: str, anchor: str | None, see
             return judges.from_scores(part, "score", judge=f"{kind}:{value}")
         if kind == "model":
             return judges.from_feedback(part, _choice_logprobs(value), QUESTIONS[of_kind])
-        url, _, model = value.partition("#")
-        if not model:
-            raise UserError(f"--judge server:{value}: name the server's model, server:URL#MODEL")
-        return judges.from_server(part, url, model, question=QUESTIONS[of_kind])
+        return judges.from_server(part, *server.address(f"server:{value}"), question=QUESTIONS[of_kind])
 
     return elo_by_kind(responses, compare, anchor=anchor, seed=seed)
 

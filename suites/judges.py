@@ -9,7 +9,6 @@ The PM that RL optimised must not judge (Gao et al. 2022: over-optimisation woul
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, softmax
 
-from harness import chat
+from harness import chat, server
 from harness.errors import UserError
 from harness.stats import finite
 
@@ -190,27 +189,26 @@ def from_server(
 ) -> pd.DataFrame:
     """Judge by a model behind an OpenAI-compatible server (base_url ends in /v1), each pair in both orders.
 
-    Rate limits and server errors (429, 5xx, broken connections) are retried with doubling pauses of `backoff` seconds,
-    or what Retry-After asks. Pairs with an unreadable answer are left out, both orders, and counted in
-    `attrs["notes"]` of the table, which `suites.elo` repeats. Raises UserError when the server refuses, or when no
-    pair has readable answers. max_tokens: raise it for models that reason before they answer.
+    The key is `api_key` or that of the environment; failures are retried as `harness.server.ask` does. Pairs with an
+    unreadable answer are left out, both orders, and counted in `attrs["notes"]` of the table, which `suites.elo`
+    repeats. Raises UserError when the server refuses, or when no pair has readable answers. max_tokens: raise it for
+    models that reason before they answer.
     """
     import httpx
 
     pairs = pair_responses(responses)
     texts = [text + VOTE_REQUEST for text in _comparison_texts(responses, pairs, question)]
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    key = api_key or server.api_key()
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     url = base_url.rstrip("/") + "/chat/completions"
     body = {"model": model, "temperature": 0, "max_tokens": max_tokens}
     with httpx.Client(headers=headers, timeout=timeout) as client, ThreadPoolExecutor(workers) as pool:
-        answers = list(
-            pool.map(
-                lambda text: _ask(
-                    client, url, body | {"messages": [{"role": "user", "content": text}]}, retries, backoff
-                ),
-                texts,
-            )
-        )
+
+        def answer(text: str) -> str:
+            asked = body | {"messages": [{"role": "user", "content": text}]}
+            return server.text_of(server.ask(client, url, asked, retries=retries, backoff=backoff))
+
+        answers = list(pool.map(answer, texts))
     votes = np.array([read_vote(answer) for answer in answers])
     ab, ba = votes[::2], votes[1::2]
     readable = ~np.isnan(ab + ba)
@@ -222,37 +220,6 @@ def from_server(
     if not readable.all():
         table.attrs["notes"] = [f"{model}: {(~readable).sum()} of {len(readable)} pairs left out, answer unreadable"]
     return table
-
-
-def _ask(client: Any, url: str, body: dict[str, Any], retries: int, backoff: float) -> str:
-    import httpx
-
-    for attempt in range(retries + 1):
-        pause = backoff * 2**attempt
-        try:
-            reply = client.post(url, json=body)
-        except httpx.UnsupportedProtocol:
-            raise UserError(f"{url}: not an address; give one such as http://localhost:8000/v1") from None
-        except httpx.TransportError as error:
-            problem = f"no answer ({type(error).__name__})"
-        else:
-            if reply.status_code == 200:
-                return _content(reply, url)
-            problem = f"answered {reply.status_code}: {' '.join(reply.text.split())[:120]}"
-            if reply.status_code != 429 and reply.status_code < 500:
-                raise UserError(f"{url}: {problem}; check the address, the model name and the API key")
-            asked = reply.headers.get("retry-after", "")
-            pause = float(asked) if asked.isdigit() else pause
-        if attempt < retries:
-            time.sleep(pause)
-    raise UserError(f"{url}: {problem}, after {retries + 1} tries; check that the server is up, or try later")
-
-
-def _content(reply: Any, url: str) -> str:
-    try:
-        return str(reply.json()["choices"][0]["message"]["content"])
-    except (ValueError, KeyError, IndexError, TypeError):
-        raise UserError(f"{url}: the reply is not a chat completion; is this an OpenAI-compatible server?") from None
 
 
 def read_vote(answer: str) -> float:

@@ -91,13 +91,14 @@ def evaluate(
             results["hhh"] = suites.ask(models, comparisons, n_cot=cot, max_new_tokens=max_new_tokens, seed=seed)
     if out is not None:
         with store.disk_space(out):
-            _write(results, table, chains, out, {"seed": seed, "models": models})
+            verdicts = _write(results, table, chains, out, {"seed": seed, "models": models})
     if as_json:
         typer.echo(as_rows(results))
     else:
         show(console, results)
         if out is not None:
             console.print(f"Tables: {out / 'results'}; report: [bold]{out / 'report' / 'index.html'}[/]")
+            console.print(f"The paper's claims: {verdicts}; see `cai claims {out}`", markup=False)
 
 
 def _labelled(models: list[str]) -> dict[str, str]:
@@ -185,9 +186,10 @@ def sample(name: str, asked: pd.DataFrame, *, max_new_tokens: int, seed: int, ar
     """One response of the model `name` to each prompt of `asked` (prompt, kind), as a response table."""
     import pandas as pd
 
-    from harness.server import feedback_model
+    from harness.server import ServerGenerator, address, feedback_model, is_server
 
-    generator = feedback_model(name, batch_size=32)
+    # What only answers need not be able to give log-probabilities, which `feedback_model` asks for.
+    generator = ServerGenerator(*address(name)) if is_server(name) else feedback_model(name, batch_size=32)
     keys = [f"{prompt}/0" for prompt in asked["prompt"]]
     texts = generator.sample(asked["prompt"].tolist(), max_new_tokens=max_new_tokens, seed=seed, keys=keys)
     table = asked[["prompt", "kind"]].assign(response=texts, arm=arm or _label(name), sample=0)
@@ -233,8 +235,11 @@ def _write(
     chains: pd.DataFrame | None,
     out: Path,
     about: dict[str, Any],
-) -> None:
-    """A folder in the layout of a run's results, with its report; what `cai eval` wrote there before is replaced."""
+) -> str:
+    """A folder in the layout of a run's results, with its report; what `cai eval` wrote there before is replaced.
+
+    Returns the claims' verdicts in words.
+    """
     import datetime
     import shutil
 
@@ -250,7 +255,8 @@ def _write(
     for name, table in (("responses", responses), ("chains", chains)):
         if table is not None and not table.empty:
             store.write_table(fresh / f"{name}.parquet", table)
-    store.write_table(fresh / "claims.parquet", claims.judge(fresh, seed=about["seed"]))
+    judged = claims.judge(fresh, seed=about["seed"])
+    store.write_table(fresh / "claims.parquet", judged)
     shutil.rmtree(out / "results", ignore_errors=True)
     fresh.replace(out / "results")
     store.write_json(
@@ -267,3 +273,5 @@ def _write(
         | about,
     )
     static.render(out)
+    measured = judged[judged["verdict"] != claims.NOT_MEASURED].groupby("verdict", sort=False)["id"]
+    return "; ".join(f"{name} {', '.join(map(str, ids))}" for name, ids in measured) or "none measured"

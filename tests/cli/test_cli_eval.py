@@ -89,6 +89,7 @@ def test_a_pm_scores_revisions_and_is_held_against_the_papers(cai: Cai, tiny_pm:
     code, printed, said = cai("eval", *files, "--suite", "pm_score", "--judge", f"pm:{tiny_pm}", "--out", out)
     assert code == 0, said
     assert "rank correlation with paper_pm_score, within prompts: all arms" in printed
+    assert "The paper's claims: underpowered 1" in printed
     tables = out / "results" / "pm_score"
     agreement = pd.read_parquet(tables / "rank_correlation.parquet")
     assert set(agreement["scope"]) == {"all", "arm", "within_prompt"}

@@ -173,7 +173,7 @@ def _red_team(responses: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_scores(responses: pd.DataFrame, kind: str, value: str) -> tuple[pd.DataFrame, list[str]]:
-    """(responses with column score, notes). Arms and steps that a column scores nowhere are left out, and noted."""
+    """(responses with column score, notes). Kinds of prompts, arms, steps that a column scores nowhere are left out."""
     if kind == "pm":
         scores = _pm(value).score(responses["prompt"].tolist(), responses["response"].tolist())
         return responses.assign(score=scores), []
@@ -181,12 +181,19 @@ def _with_scores(responses: pd.DataFrame, kind: str, value: str) -> tuple[pd.Dat
         there = ", ".join(map(str, responses.columns))
         raise UserError(f"--judge column:{value}: the responses have no such column; they have {there}")
     table = responses.reset_index(drop=True)
-    whose = table["arm"] + table["step"].map(lambda step: "" if pd.isna(step) else f" at step {step}")
-    scored = table[value].notna().groupby(whose).transform("any")
-    notes = [f"{name}: left out, its responses have no {value}" for name in whose[~scored].unique()]
-    if not scored.any():
+    if table[value].isna().all():
         raise UserError(f"--judge column:{value}: no response has a value there; fill it in or give another column")
-    table = table[scored]
+    step = table["step"].map(lambda step: "" if pd.isna(step) else f" at step {step}")
+    groups = ["responses of " + table["arm"] + step]
+    if "kind" in table:
+        groups.insert(0, "responses to " + table["kind"].fillna("other") + " prompts")
+    notes = []
+    for group in groups:
+        # What no row of a group has was not scored, on purpose; what some rows lack is an error (`_numbers`).
+        group = group[table.index]
+        scored = table[value].notna().groupby(group).transform("any")
+        notes += [f"{name}: left out, none has a {value}" for name in group[~scored].unique()]
+        table = table[scored]
     return table.assign(score=_numbers(table, value)), notes
 
 

@@ -73,7 +73,7 @@ def test_the_papers_samples_reproduce_what_they_can_speak_to(cai: Cai, tmp_path:
     # The paper scored no sl_cai answers: that arm has no PM score, and the notes say so.
     assert ("pm_score", "sl_cai") not in value.index
     assert ("evasive_rate", "sl_cai") in value.index
-    assert "sl_cai: left out" in (out / "results" / "pm_score" / "notes.json").read_text()
+    assert "responses of sl_cai: left out" in (out / "results" / "pm_score" / "notes.json").read_text()
     chains = pd.read_parquet(out / "results" / "chains.parquet")
     assert len(chains) == 26 * 5
     assert len(pd.read_parquet(out / "results" / "pm_score" / "diversity.parquet")) == 5 * 5
@@ -307,6 +307,26 @@ def test_bad_input_is_one_clear_line(cai: Cai, tmp_path: Path, options: list[str
     assert expected in said
     assert said.count("\n") == 1
     assert out == ""
+
+
+def test_a_kind_that_a_column_does_not_score_is_left_out(cai: Cai, tmp_path: Path) -> None:
+    """As in a run, whose score_harmless is that of red-team prompts alone; a gap among those is an error."""
+    rows = [
+        {"prompt": f"{kind} {i}", "response": "x", "arm": arm, "kind": kind, "score": i if kind == "harmless" else None}
+        for kind in ("harmless", "helpful")
+        for arm in "ab"
+        for i in range(4)
+    ]
+    file = tmp_path / "a.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    options = ["--suite", "pm_score", "--suite", "elo", "--judge", "column:score"]
+    code, printed, said = cai("eval", file, *options)
+    assert code == 0, said
+    assert printed.count("responses to helpful prompts: left out, none has a score") == 2
+    file.write_text("\n".join(map(json.dumps, [rows[0] | {"score": None}, *rows[1:]])))
+    code, _, said = cai("eval", file, *options)
+    assert code == 2
+    assert "score: row 1 (arm a) is nan" in said
 
 
 def test_nothing_to_measure(cai: Cai) -> None:

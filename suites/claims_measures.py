@@ -70,10 +70,12 @@ def _part(weight: float, rows: pd.DataFrame, column: str, cluster: str = "prompt
 # ---------------------------------------------------------------- revisions (claims 1 to 4)
 
 _CHAINS = "score chains with a PM: `cai eval CHAINS --suite pm_score --judge pm:FOLDER`, or suite pm_score of a run"
+_HELPFUL = "run suite pm_score in `cai run`, or give chains a column score_helpful"
 
 
 def _chains(tables: Tables, score: str, *columns: str) -> pd.DataFrame:
-    return tables.read("chains", ["prompt", "revision", score, *columns], _CHAINS)
+    mend = _HELPFUL if score == "score_helpful" else _CHAINS
+    return tables.read("chains", ["prompt", "revision", score, *columns], mend)
 
 
 def _last(chains: pd.DataFrame) -> pd.DataFrame:

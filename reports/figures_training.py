@@ -191,13 +191,18 @@ def hhh_accuracy(run: RunData) -> Drawn:
     rows = run.summary[run.summary["metric"].str.startswith("accuracy_") & (run.summary["suite"] == "hhh")]
     if rows.empty:
         raise Missing(f"no HHH accuracy in results/hhh; {HHH}", run.command("hhh"))
-    rows = rows.assign(arm=rows["metric"].str.removeprefix("accuracy_")).reset_index(drop=True)
+    rows = rows.assign(arm=_by_model(rows["arm"], rows["metric"].str.removeprefix("accuracy_"))).reset_index(drop=True)
     figure, (axes,) = style.new(height=0.9 + 0.5 * len(rows))
     style.points(axes, rows, "Accuracy (%); 50 is chance", percent=True, zero=50)
     said = reading.ranking(rows, "Accuracy", "%")
     guesses = rows[(rows["low"] <= 0.5) & (rows["high"] >= 0.5)]["arm"].tolist()
     said += f" Not told from chance: {', '.join(guesses)}." if guesses else ""
     return figure, rows, said, f"Accuracy with 95 % interval by mode. {said}"
+
+
+def _by_model(models: pd.Series, modes: pd.Series) -> pd.Series:
+    """The mode, and the model before it where there are several."""
+    return models.astype(str) + ", " + modes if models.nunique() > 1 else modes
 
 
 @exhibit(
@@ -208,6 +213,9 @@ def hhh_accuracy(run: RunData) -> Drawn:
 def calibration(run: RunData) -> Drawn:
     """How often an answer given probability p is the right one."""
     rows = run.need("hhh/calibration", ["mode", "clamped", "predicted", "estimate", "low", "high", "n"], hint=HHH)
+    if _has(run, "hhh/calibration", "model"):
+        models = run.need("hhh/calibration", ["model"])["model"]
+        rows = rows.assign(mode=_by_model(models, rows["mode"]))
     shown = rows[~rows["clamped"].astype(bool)]
     figure, (axes,) = style.new(width=4.8, height=4.2)
     for place, (mode, part) in enumerate(shown.groupby("mode", sort=False)):

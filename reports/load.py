@@ -16,6 +16,10 @@ import pandas as pd
 
 from suites.result import SUMMARY_COLUMNS
 
+_EVAL = {  # what `cai eval` needs for a suite
+    "elo": "RESPONSES --judge column:NAME", "pm_score": "RESPONSES --judge pm:FOLDER", "hhh": "--model NAME --hhh FILE",
+    "harmfulness": "RESPONSES --ratings FILE",
+}  # fmt: skip
 SUITES = ("elo", "pm_score", "evasiveness", "goodharting", "harmfulness", "hhh")
 ARMS = ("pretrained", "helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot")
 HHH = "add hhh to suites and name the comparisons in data.hhh"
@@ -92,7 +96,7 @@ class RunData:
         """What a user types to get `table`."""
         suite = table.split("/")[0]
         if suite in SUITES and self.about.get("kind") == "eval":
-            return f"cai eval --suite {suite}"
+            return f"cai eval {_EVAL.get(suite, 'RESPONSES')} --suite {suite} --out {self.folder.name}"
         if suite == "claims":
             return f"cai claims {self.folder.name}"
         return f"cai run {self.about.get('experiment_file', 'experiments/demo.yaml')}"

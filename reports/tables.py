@@ -78,7 +78,7 @@ def claims(run: RunData) -> pd.DataFrame:
                 "verdict": str(row["verdict"]),
                 "effect": _significant(row["effect"], row["low"], row["high"]) if measured else "",
                 "n": str(int(row["n"])) if measured else "",
-                "smallest effect": reading.short(row['mde']) if measured and pd.notna(row["mde"]) else "",
+                "smallest effect": reading.short(row["mde"]) if measured and pd.notna(row["mde"]) else "",
                 "note": str(row["note"] or ""),
             }
         )

@@ -269,8 +269,7 @@ def _anchor(responses: pd.DataFrame, anchor: str | None) -> str:
     return anchor or ("pretrained" if "pretrained" in present else str(present[0]))
 
 
-def _choice_logprobs(name: str):  # type: ignore[no-untyped-def]  # a bound method of Generator, imported late
-    from harness.generation import Generator
-    from harness.models import load_policy
+def _choice_logprobs(name: str):  # type: ignore[no-untyped-def]  # a bound method, imported late
+    from harness.server import feedback_model
 
-    return Generator(*load_policy(name)).choice_logprobs
+    return feedback_model(name, 32).choice_logprobs

@@ -29,6 +29,25 @@ def models(run: Annotated[Path, typer.Argument(help="A run's folder.")] = Path("
     Console().print(table if kept else f"{run}: no models yet; train them with `cai run experiments/demo.yaml`")
 
 
+def _gpu() -> tuple[str, str]:
+    """What the driver says of the GPUs, and whether this torch can use them."""
+    import torch
+
+    try:
+        import pynvml
+    except ImportError:
+        there = torch.cuda.is_available()
+        return torch.cuda.get_device_name() if there else "none that torch sees", "optional: pip install nvidia-ml-py"
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return "none: no NVIDIA driver here", ""
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+    names = ", ".join(str(pynvml.nvmlDeviceGetName(handle)) for handle in handles)
+    found = f"{names}, driver {pynvml.nvmlSystemGetDriverVersion()}"
+    return found, "" if torch.cuda.is_available() else f"torch {torch.__version__} cannot use it; install a CUDA build"
+
+
 def doctor() -> None:
     """Check this machine: versions, device, memory, disk, the embedded model, optional extras.
 
@@ -48,6 +67,7 @@ def doctor() -> None:
     for name, version in store.versions().items():
         table.add_row(name, version, "" if version != "not installed" else "pip install -e .")
     table.add_row("device", store.device_name(), f"runs in {loading.dtype_for(loading.device())}")
+    table.add_row("gpu", *_gpu())
     free = psutil.virtual_memory().available / 2**30
     table.add_row("memory", f"{free:.1f} GiB free", "enough for the demo" if free > 6 else "the demo wants 6 GiB")
     disk = shutil.disk_usage(Path.cwd()).free / 2**30

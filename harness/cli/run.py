@@ -20,6 +20,7 @@ def run(experiment_file: File, out: Out = None) -> None:
 
     Example: `cai run experiments/demo.yaml`
     """
+    import os
     import time
 
     from rich.console import Console
@@ -28,6 +29,7 @@ def run(experiment_file: File, out: Out = None) -> None:
     from harness.cli.progress import Bars
 
     began = time.monotonic()
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # seeing several, transformers would multiply the batch
     experiment, targets = _targets(experiment_file)
     folder = out or Path("runs") / experiment.name
     planned = stages.plan(targets, folder)

@@ -8,7 +8,6 @@ that this test does not know how to carry out fails it.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -39,7 +38,6 @@ NOT_RUN = {
     "vllm serve": "another program, on a GPU",
 }
 PARSED_ONLY = {"dashboard": "serves until it is stopped; tests/reports/test_browser.py opens it"}
-COMING = {"docs/images/overview.png"}  # a screenshot that is made with the dashboard
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -191,8 +189,6 @@ def test_links_resolve(page: Path) -> None:
             continue
         file, _, anchor = target.partition("#")
         found = (page.parent / file).resolve() if file else page
-        if not found.exists() and os.path.relpath(found, ROOT) in COMING:
-            continue
         assert found.exists(), f"{page.name}: {target} leads nowhere"
         if anchor:
             heads = re.findall(r"^#+ (.*)$", found.read_text(encoding="utf-8"), re.MULTILINE)

@@ -65,8 +65,9 @@ if len(verdicts):
     })  # fmt: skip
     dashboard.html_table(shown, "verdict", COLOURS)
     st.caption(
-        "Candidate minus baseline, on saved tables; paired bootstrap over prompts, Bonferroni-corrected, margins of "
-        "the shipped gate. `cai compare` samples anew and judges at equal size."
+        "Candidate minus baseline, on saved tables; paired bootstrap over prompts. The interval shown is corrected for "
+        "the number of metrics; the margin, the shipped gate's, is held against the uncorrected one. `cai compare` "
+        "samples anew and judges at equal size."
     )
     dashboard.download(verdicts, "comparison")
 else:

@@ -104,7 +104,12 @@ def test_claims_models_and_report_read_the_run(cai: Cai, tiny_run: Path) -> None
 def start(experiment: Path, out: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "harness.cli", "run", str(experiment), "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    # A shell that runs the tests in the background has them ignore Ctrl-C, and so would the child.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, heard)
 
 
 def test_killed_in_the_middle_of_ppo_it_ends_with_the_same_artefacts(tiny_model: Path, tmp_path: Path) -> None:

@@ -326,6 +326,8 @@ def training(run: RunData) -> Drawn:
 )
 def overoptimisation(run: RunData) -> Drawn:
     """Proxy (dashed) and gold (solid, with interval) score against the square root of KL."""
+    if run.is_eval:
+        raise Missing("responses alone do not tell the KL of an RL run", "cai run experiments/demo.yaml")
     rows = run.need("goodharting/overoptimisation", ["arm", "step", "sqrt_kl", "proxy", "gold", "low", "high"],
                     hint="set rl.snapshots to 5 or more")  # fmt: skip
     gold = rows.assign(estimate=rows["gold"])

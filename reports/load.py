@@ -65,6 +65,11 @@ class RunData:
             self._tables[key] = self._read(name, columns)
         return self._tables[key]
 
+    @property
+    def is_eval(self) -> bool:
+        """Whether `cai eval` wrote this folder."""
+        return self.about.get("kind") == "eval"
+
     def has(self, table: str) -> bool:
         return self.path(table).is_file()
 
@@ -95,7 +100,7 @@ class RunData:
     def command(self, table: str) -> str:
         """What a user types to get `table`."""
         suite = table.split("/")[0]
-        if suite in SUITES and self.about.get("kind") == "eval":
+        if suite in SUITES and self.is_eval:
             return f"cai eval {_EVAL.get(suite, 'RESPONSES')} --suite {suite} --out {self.folder.name}"
         if suite == "claims":
             return f"cai claims {self.folder.name}"
@@ -194,7 +199,8 @@ class RunData:
 
 
 def no_snapshots(run: RunData, metric: str, suite: str) -> Missing:
-    return Missing(f"no snapshots along RL in {metric}; set rl.snapshots to 2 or more", run.command(suite))
+    mend = "give responses with a column step" if run.is_eval else "set rl.snapshots to 2 or more"
+    return Missing(f"no snapshots along RL in {metric}; {mend}", run.command(suite))
 
 
 def find_runs(folder: Path) -> list[Path]:

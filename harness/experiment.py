@@ -167,6 +167,9 @@ class Experiment(_Section):
             )
         if not self.arms:
             raise ValueError("arms is empty; name at least one")
+        alone = len(self.arms) == 1 and (self.rl.snapshots == 0 or self.arms[0] in ("pretrained", "sl_cai"))
+        if "elo" in self.suites and alone:
+            raise ValueError("suite elo compares models and there is one; name another arm, or suites without elo")
         if len(set(self.arms)) < len(self.arms):
             raise ValueError("an arm is named twice")
         return self

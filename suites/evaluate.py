@@ -232,15 +232,15 @@ def elo_by_kind(
             part = responses[responses["kind"] == kind]
         else:
             part = responses if kind == "harmless" else responses.iloc[:0]
-        if part["arm"].nunique() < 2:
-            notes.append(f"elo_{name}: not measured, fewer than two arms answered prompts marked as {kind}")
+        if len(part[["arm", "step"]].drop_duplicates()) < 2:
+            notes.append(f"elo_{name}: not measured, fewer than two arms or snapshots answered prompts of kind {kind}")
             continue
         result = elo.run(compare(part, kind), metric=f"elo_{name}", anchor=_anchor(part, anchor), seed=seed)
         summaries.append(result.summary)
         tables |= {f"{name}_{key}": table for key, table in result.tables.items()}
         notes += [f"{name}: {note}" for note in result.notes]
     if not summaries:
-        raise UserError("suite elo: nothing to compare; give responses of at least two arms to the same prompts")
+        raise UserError("suite elo: nothing to compare; give answers of two arms or snapshots to the same prompts")
     return SuiteResult("elo", pd.concat(summaries, ignore_index=True), tables, notes)
 
 

@@ -61,3 +61,12 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     loaded = experiment.load(tmp_path / "x.yaml")
     assert loaded.data.redteam_prompts == str((tmp_path / "prompts.jsonl").resolve())
     assert loaded.data.hh_rlhf == "Anthropic/hh-rlhf"
+
+
+def test_elo_needs_something_to_compare(tmp_path: Path) -> None:
+    file = tmp_path / "one.yaml"
+    file.write_text("name: x\narms: [pretrained]\n")
+    with pytest.raises(UserError, match="suite elo compares models and there is one"):
+        experiment.load(file)
+    file.write_text("name: x\narms: [helpful_only]\n")
+    assert experiment.load(file).arms == ("helpful_only",)

@@ -64,10 +64,13 @@ def _change(run: RunData, side: str) -> str:
     """First answer to last revision, from the paired differences."""
     name = f"The {'harmlessness' if side == 'harmless' else 'helpfulness'} score"
     try:
-        steps = run.need("pm_score/revision_steps", ["mode", "which", "comparison", "estimate", "low", "high"])
+        steps = run.need(
+            "pm_score/revision_steps", ["mode", "n_principles", "which", "comparison", "estimate", "low", "high"]
+        )
     except Missing:
         return f"{name} has no paired differences."
-    rows = steps[(steps["which"] == side) & (steps["comparison"] == "overall")].sort_values("mode")
+    rows = steps[(steps["which"] == side) & (steps["comparison"] == "overall")]
+    rows = _most_principles(rows).sort_values("mode")  # critiqued before direct
     if rows.empty:
         return f"{name} has no paired differences."
     row = rows.iloc[0]
@@ -100,8 +103,12 @@ def principles(run: RunData) -> Drawn:
     axes.set_xlabel("Number of principles")
     axes.set_ylabel("Harmlessness PM score (log-odds)")
     style.legend(figure, axes)
-    spread = float(rows["estimate"].max() - rows["estimate"].min())
-    said = f"Between the fewest and the most principles the score spans {spread:.2f} log-odds."
+    main = rows[rows["mode"] == rows["mode"].min()].sort_values("n_principles")
+    few, many = main.iloc[0], main.iloc[-1]
+    said = (
+        f"With {few['n_principles']} the score is {reading.interval(few['estimate'], few['low'], few['high'])}, with "
+    )
+    said += f"{many['n_principles']} it is {reading.interval(many['estimate'], many['low'], many['high'])}."
     return figure, rows, said, f"Harmlessness PM score of the last revision by number of principles. {said}"
 
 

@@ -68,8 +68,8 @@ def _pm(table: pd.DataFrame, rng: np.random.Generator) -> SuiteResult:
                 for revision in range(5):
                     at = slope * revision + 0.1 * (mode == "critiqued") + rng.normal(0, 0.02)
                     revisions.append(["helpful_only", mode, n, revision, which, at, at - 0.2, at + 0.2, 12])
-                steps.append(["helpful_only", mode, n, which, "overall", 0, 4, 4 * slope, 4 * slope - 0.3,
-                              4 * slope + 0.3, 12])  # fmt: skip
+                gain = 4 * slope * n / 16 + 0.1 * (mode == "critiqued")
+                steps.append(["helpful_only", mode, n, which, "overall", 0, 4, gain, gain - 0.3, gain + 0.3, 12])
     interval = ["estimate", "low", "high", "n"]
     tables = {
         "responses": table.assign(label=None, score=table["score_harmless"])[

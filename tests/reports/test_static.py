@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from reports import static
+from reports import figures_training, static
 from reports.load import RunData
 
 
@@ -99,6 +99,13 @@ def test_empty_and_foreign_folders_get_a_page(tmp_path: Path, content: str | Non
         (tmp_path / "run.json").write_text(content)
     text = Page(static.render(tmp_path).read_text()).text
     assert "no suite has results in this folder" in text
+
+
+def test_revisions_are_read_off_the_papers_condition(run_folder: Path) -> None:
+    """Critiqued, by all principles: not whichever chains come first in the table."""
+    said = figures_training.revisions(RunData(run_folder)).reading
+    assert "rises from the first answer to the last revision (1.70 [1.40, 2.00])" in said
+    assert "falls from the first answer to the last revision (-1.10 [-1.40, -0.80])" in said
 
 
 def test_the_same_run_gives_the_same_report(html: str, run_folder: Path) -> None:

@@ -105,10 +105,8 @@ def principles(run: RunData) -> Drawn:
     style.legend(figure, axes)
     main = rows[rows["mode"] == rows["mode"].min()].sort_values("n_principles")
     few, many = main.iloc[0], main.iloc[-1]
-    said = (
-        f"With {few['n_principles']} the score is {reading.interval(few['estimate'], few['low'], few['high'])}, with "
-    )
-    said += f"{many['n_principles']} it is {reading.interval(many['estimate'], many['low'], many['high'])}."
+    span = {row["n_principles"]: reading.interval(row["estimate"], row["low"], row["high"]) for row in (few, many)}
+    said = f"The last revision scores {', '.join(f'{score} by {n}' for n, score in span.items())} of the principles."
     return figure, rows, said, f"Harmlessness PM score of the last revision by number of principles. {said}"
 
 

@@ -41,6 +41,10 @@ try:
     left, right = st.columns([1, 3])
     mode = left.selectbox("Mode", sorted(chains["mode"].unique()))
     of_mode = chains[chains["mode"] == mode]
+    sizes = of_mode["n_principles"].dropna().unique().tolist() if "n_principles" in of_mode else []
+    if len(sizes) > 1:
+        size = left.selectbox("Principles drawn from", sorted(sizes, reverse=True))
+        of_mode = of_mode[of_mode["n_principles"] == size]
     prompts = of_mode["prompt"].unique().tolist()
     number = right.number_input(f"Chain, of {len(prompts)}", 1, len(prompts), 1)
     chain = of_mode[of_mode["prompt"] == prompts[int(number) - 1]]

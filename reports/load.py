@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from suites.result import SUMMARY_COLUMNS
 
@@ -49,6 +50,17 @@ class RunData:
     def about(self) -> dict[str, Any]:
         """run.json, or {} where there is none."""
         value = self._json(self.folder / "run.json")
+        return value if isinstance(value, dict) else {}
+
+    @cached_property
+    def experiment(self) -> dict[str, Any]:
+        """experiment.yaml, every key of it, or {} where there is none."""
+        path = self.folder / "experiment.yaml"
+        try:
+            value = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            self.problems.append(f"experiment.yaml cannot be read ({str(error).splitlines()[0]})")
+            return {}
         return value if isinstance(value, dict) else {}
 
     @property

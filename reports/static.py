@@ -91,6 +91,7 @@ def _content(data: RunData, chapters: list[tuple[str, list[Exhibit]]]) -> dict[s
         "no_prompts": no_prompts,
         "arms": data.arms,
         "notes": [(suite, data.notes(suite)) for suite in SUITES if data.notes(suite)],
+        "scale": tables.beside_paper(data),
         "limits": limits(data),
         "missing": data.missing(),
         "problems": data.problems,
@@ -188,6 +189,8 @@ def markdown(content: dict[str, Any], *, figures_too: bool) -> str:
             parts += [f"{_plain(arm)}:\n\n{_block(text)}" for arm, text in entry["responses"].items()]
         parts += ["## Notes of the suites"] if content["notes"] else []
         parts += ["\n".join(f"- {suite}: {_plain(note)}" for note in notes) for suite, notes in content["notes"]]
+    if len(content["scale"]):
+        parts += ["## The paper's scale and this run's", _table(content["scale"])]
     parts += ["## What this run can and cannot show", "\n".join(f"- {line}" for line in content["limits"])]
     parts += [f"- {_plain(problem)}" for problem in content["problems"]]
     parts += ["## Provenance", "\n".join(f"- {what}: {_plain(value)}" for what, value in content["provenance"])]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from reports import reading
 from reports.load import RunData, final_rows, in_order
@@ -14,6 +16,8 @@ SIGNALS = {
     "rl_cai": "a PM of people's comparisons for helpfulness and of AI comparisons, by written principles, for harm",
 }
 NOT_MEASURED = "not measured"
+NO_CLAMP = "none"
+PAPER = Path(__file__).with_name("paper.yaml")
 VERDICTS = {  # background, ink, sign: the word always stands beside them
     "reproduced": ("#d5efe6", "#00503a", "✓"),
     "contradicted": ("#fbdccb", "#7a2c00", "✗"),
@@ -88,6 +92,26 @@ def claims(run: RunData) -> pd.DataFrame:
 def _significant(effect: float, low: float, high: float) -> str:
     said = ["0" if abs(value) < 5e-4 else f"{value:+.3g}" for value in (effect, low, high)]
     return f"{said[0]} [{said[1]}, {said[2]}]"
+
+
+def beside_paper(run: RunData) -> pd.DataFrame:
+    """The paper's scale beside the run's: what, the paper, this run, source. Empty for folders of no experiment."""
+    settings = run.experiment
+    rows = []
+    for fact in yaml.safe_load(PAPER.read_text(encoding="utf-8"))["facts"] if settings else []:
+        section, _, key = str(fact.get("ours", "")).partition(".")
+        value = settings.get(section)
+        if isinstance(value, dict) and key in value:
+            own = NO_CLAMP if value[key] is None else _amount(value[key])
+            paper = f"{_amount(fact['value'])} {fact['unit']}"
+            rows.append({"what": fact["what"], "the paper": paper, "this run": own, "source": fact["source"]})
+    return pd.DataFrame(rows, columns=["what", "the paper", "this run", "source"])
+
+
+def _amount(value: Any) -> str:
+    if isinstance(value, list):
+        return " to ".join(map(_amount, value))
+    return f"{value:,g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def provenance(run: RunData) -> list[tuple[str, str]]:

@@ -32,6 +32,11 @@ else:
     dashboard.html_table(claims, "verdict")
     dashboard.download(claims, "claims")
 
+scale = tables.beside_paper(run)
+if len(scale):
+    st.subheader("The paper's scale and this run's")
+    dashboard.html_table(scale)
+
 st.subheader("Provenance")
 dashboard.html_table(pd.DataFrame(tables.provenance(run), columns=["what", "value"]))
 stages = run.table("stages")

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
+from harness.experiment import Experiment, Revise
 from suites import evasiveness
 from suites.result import SuiteResult, summary_frame
 
@@ -127,7 +129,8 @@ def write_run(folder: Path, seed: int = 0, table: pd.DataFrame | None = None) ->
     _hhh(rng).save(results / "hhh")
     _training(results, rng)
     (folder / "run.json").write_text(json.dumps(_about(folder.name)))
-    (folder / "experiment.yaml").write_text(f"name: {folder.name}\nseed: 0\n")
+    experiment = Experiment(name=folder.name, revise=Revise(rounds=3)).model_dump(mode="json")
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
     return folder
 
 

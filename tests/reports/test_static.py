@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from reports import figures_training, static
+from reports import figures_training, static, tables
 from reports.load import RunData
 
 
@@ -106,6 +106,21 @@ def test_revisions_are_read_off_the_papers_condition(run_folder: Path) -> None:
     said = figures_training.revisions(RunData(run_folder)).reading
     assert "rises from the first answer to the last revision (1.70 [1.40, 2.00])" in said
     assert "falls from the first answer to the last revision (-1.10 [-1.40, -0.80])" in said
+
+
+def test_the_papers_scale_stands_beside_ours(run_folder: Path, tmp_path: Path) -> None:
+    rows = tables.beside_paper(RunData(run_folder)).set_index("what")
+    assert rows.loc["critique-revision pairs for a red-team prompt", ["the paper", "this run"]].tolist() == [
+        "4 pairs",
+        "3",
+    ]
+    assert rows.loc["clamp of chain-of-thought labels", ["the paper", "this run"]].tolist() == [
+        "0.4 to 0.6 probability", "0.4 to 0.6"]  # fmt: skip
+    assert rows.loc["red-team prompts", "the paper"] == "182,831 prompts"
+    (tmp_path / "experiment.yaml").write_text("scale: [")
+    torn = RunData(tmp_path)
+    assert tables.beside_paper(torn).empty
+    assert "experiment.yaml cannot be read" in torn.problems[0]
 
 
 def test_the_same_run_gives_the_same_report(html: str, run_folder: Path) -> None:

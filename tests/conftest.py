@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness import cli
 from harness.data import SHIPPED
 from harness.store import read_jsonl
+from tests.fake_server import FakeServer, Reply, Serve
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -109,3 +111,17 @@ def tiny_run(tiny_experiment: Path, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     run(tiny_experiment, folder)
     return folder
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    started: list[FakeServer] = []
+
+    def start(reply: Callable[[int, dict[str, Any]], Reply]) -> FakeServer:
+        started.append(FakeServer(reply))
+        return started[-1]
+
+    yield start
+    for fake in started:
+        fake.http.shutdown()
+        fake.http.server_close()

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,59 +21,9 @@ from harness.generation import Generator
 from harness.server import ServerGenerator
 from harness.stages import Work, stage_key
 from pipelines import ai_feedback, arms
+from tests.fake_server import FakeServer, Reply, Serve
 
-Reply = tuple[int, Any, dict[str, str]]
 CHOICES = ("A", "B")
-
-
-class FakeServer:
-    """An OpenAI-compatible server in a thread. `reply` makes (status, body, headers) of a request's number and body."""
-
-    def __init__(self, reply: Callable[[int, dict[str, Any]], Reply]) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        lock = threading.Lock()
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    number = len(fake.requests)
-                    fake.requests.append(body)
-                    fake.headers.append({"path": self.path, **self.headers})
-                status, content, headers = reply(number, body)
-                data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-
-Serve = Callable[[Callable[[int, dict[str, Any]], Reply]], FakeServer]
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    started: list[FakeServer] = []
-
-    def start(reply: Callable[[int, dict[str, Any]], Reply]) -> FakeServer:
-        started.append(FakeServer(reply))
-        return started[-1]
-
-    yield start
-    for fake in started:
-        fake.http.shutdown()
-        fake.http.server_close()
 
 
 def completion(content: str | None, top: dict[str, float] | None = None, **message: Any) -> Reply:

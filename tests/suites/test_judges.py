@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from scipy.special import expit
 
 from harness.errors import UserError
 from suites import elo, judges
+from tests.fake_server import FakeServer, Serve
 
 
 def responses(n: int = 2, arms: tuple[str, ...] = ("hh_rlhf", "rl_cai")) -> pd.DataFrame:
@@ -211,37 +209,6 @@ def test_a_votes_file_that_is_missing_or_not_text(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- a server
 
 
-class Server:
-    """An OpenAI-compatible server in a thread. `reply` makes (status, body, headers) of a request's number and text."""
-
-    def __init__(self, reply: Callable[[int, str], tuple[int, Any, dict[str, str]]]) -> None:
-        self.requests: list[tuple[str, dict[str, Any], str | None]] = []
-        lock = threading.Lock()
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    number = len(server.requests)
-                    server.requests.append((self.path, body, self.headers.get("Authorization")))
-                status, content, headers = reply(number, body["messages"][0]["content"])
-                data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-
 Reply = Callable[[int, str], tuple[int, Any, dict[str, str]]]
 
 
@@ -250,68 +217,60 @@ def says(text: str) -> tuple[int, Any, dict[str, str]]:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Reply], Server]]:
-    started: list[Server] = []
-
-    def start(reply: Reply) -> Server:
-        started.append(Server(reply))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.http.shutdown()
-        server.http.server_close()
+def judging(serve: Serve) -> Callable[[Reply], FakeServer]:
+    """`serve` for replies that look at the request's text alone."""
+    return lambda reply: serve(lambda number, body: reply(number, body["messages"][0]["content"]))
 
 
-def test_a_server_judges_each_pair_in_both_orders(serve: Callable[[Reply], Server]) -> None:
-    server = serve(lambda number, text: says(prefer_rl_cai(text)))
+def test_a_server_judges_each_pair_in_both_orders(judging: Callable[[Reply], FakeServer]) -> None:
+    server = judging(lambda number, text: says(prefer_rl_cai(text)))
     table = judges.from_server(responses(5), server.url + "/", "judge-1", "secret", question="Which?")
     assert table["outcome"].tolist() == [0.0] * 10  # rl_cai is arm_b, and wins in both orders
     assert table["order"].tolist() == ["ab"] * 5 + ["ba"] * 5
     assert set(table["judge"]) == {"judge-1"}
-    path, body, authorization = server.requests[0]
-    assert (path, body["model"], body["temperature"]) == ("/v1/chat/completions", "judge-1", 0)
-    assert authorization == "Bearer secret"
+    body, headers = server.requests[0], server.headers[0]
+    assert (headers["path"], body["model"], body["temperature"]) == ("/v1/chat/completions", "judge-1", 0)
+    assert headers["Authorization"] == "Bearer secret"
     assert len(server.requests) == 10
     assert elo.judge_consistency(table)["estimate"].tolist() == [1.0, 0.5]
 
 
-def test_rate_limits_and_server_errors_are_retried(serve: Callable[[Reply], Server]) -> None:
+def test_rate_limits_and_server_errors_are_retried(judging: Callable[[Reply], FakeServer]) -> None:
     failures: list[tuple[int, Any, dict[str, str]]] = [
         (429, "slow down", {"Retry-After": "0"}),
         (500, "oops", {}),
         (503, "later", {}),
     ]
-    server = serve(lambda number, text: failures[number] if number < 3 else says(prefer_rl_cai(text)))
+    server = judging(lambda number, text: failures[number] if number < 3 else says(prefer_rl_cai(text)))
     table = judges.from_server(responses(1), server.url, "m", backoff=0.001, workers=1)
     assert table["outcome"].tolist() == [0.0, 0.0]
     assert len(server.requests) == 5
 
 
 @pytest.mark.parametrize("status", [429, 500])
-def test_retries_end(serve: Callable[[Reply], Server], status: int) -> None:
-    server = serve(lambda number, text: (status, "no\nroom", {}))
+def test_retries_end(judging: Callable[[Reply], FakeServer], status: int) -> None:
+    server = judging(lambda number, text: (status, "no\nroom", {}))
     with pytest.raises(UserError, match=rf"answered {status}: no room, after 3 tries; check that the server is up"):
         judges.from_server(responses(1), server.url, "m", backoff=0.001, retries=2, workers=1)
     assert len(server.requests) >= 3
 
 
-def test_a_refusal_is_not_retried(serve: Callable[[Reply], Server]) -> None:
-    server = serve(lambda number, text: (401, {"error": "bad key"}, {}))
+def test_a_refusal_is_not_retried(judging: Callable[[Reply], FakeServer]) -> None:
+    server = judging(lambda number, text: (401, {"error": "bad key"}, {}))
     with pytest.raises(UserError, match=r"answered 401: .*bad key.*; check the address, the model name"):
         judges.from_server(responses(1), server.url, "m", workers=1)
     assert len(server.requests) <= 2
 
 
 @pytest.mark.parametrize("body", ["<html>", {"choices": []}, {"choices": [{"text": "A"}]}, [1], "5"])
-def test_a_reply_of_another_shape_is_an_error(serve: Callable[[Reply], Server], body: Any) -> None:
-    server = serve(lambda number, text: (200, body, {}))
+def test_a_reply_of_another_shape_is_an_error(judging: Callable[[Reply], FakeServer], body: Any) -> None:
+    server = judging(lambda number, text: (200, body, {}))
     with pytest.raises(UserError, match="the reply is not a chat completion; is this an OpenAI-compatible server"):
         judges.from_server(responses(1), server.url, "m", workers=1)
 
 
-def test_pairs_without_a_readable_vote_are_left_out_and_counted(serve: Callable[[Reply], Server]) -> None:
-    server = serve(lambda number, text: says("I cannot say" if "question 1" in text else prefer_rl_cai(text)))
+def test_pairs_without_a_readable_vote_are_left_out_and_counted(judging: Callable[[Reply], FakeServer]) -> None:
+    server = judging(lambda number, text: says("I cannot say" if "question 1" in text else prefer_rl_cai(text)))
     table = judges.from_server(responses(3), server.url, "m")
     assert sorted(set(table["prompt"])) == ["question 0?", "question 2?"]
     assert len(table) == 4
@@ -320,8 +279,8 @@ def test_pairs_without_a_readable_vote_are_left_out_and_counted(serve: Callable[
     assert elo.run(table, anchor="hh_rlhf", n_resamples=10).notes[0] == note
 
 
-def test_no_readable_vote_at_all_is_an_error(serve: Callable[[Reply], Server]) -> None:
-    server = serve(lambda number, text: says("As a model, I abstain"))
+def test_no_readable_vote_at_all_is_an_error(judging: Callable[[Reply], FakeServer]) -> None:
+    server = judging(lambda number, text: says("As a model, I abstain"))
     with pytest.raises(UserError, match=r"no answer of m names A, B or tie \(first: 'As a model, I abstain'\)"):
         judges.from_server(responses(1), server.url, "m")
 

@@ -62,6 +62,7 @@ def evaluate(
     from rich.console import Console
 
     from harness import store
+    from harness.cli.run import quiet
     from suites import evaluate as suites
 
     console = Console(stderr=as_json)
@@ -69,6 +70,7 @@ def evaluate(
     models = _labelled(model or [])
     suites.check(names, judge)
     _check(names, responses or [], models, hhh, judge, out)
+    quiet()
     of_responses = [name for name in names if name != "hhh"]
     table, chains, results = pd.DataFrame(), None, {}
     if _needs_responses(names, judge):

@@ -23,7 +23,7 @@ def ordered(rows: pd.DataFrame) -> pd.DataFrame:
 
 def values(rows: pd.DataFrame, unit: str = "") -> str:
     """The drawn numbers as a sentence, for alternative text."""
-    said = [f"{r.arm} {reading.interval(r.estimate, r.low, r.high, unit)}" for r in rows.itertuples()]  # type: ignore[arg-type]
+    said = [f"{r.arm} {reading.interval(r.estimate, r.low, r.high, unit)}" for r in rows.itertuples()]  # type: ignore[arg-type]  # untyped
     return "; ".join(said) + "."
 
 
@@ -110,7 +110,7 @@ def frontier(run: RunData) -> Drawn:
     ]
     (left, right), (below, above) = (style.errors(part) for part in parts)
     for i, row in enumerate(both.itertuples()):
-        x, y = float(row.estimate_helpful), float(row.estimate_harmless)  # type: ignore[arg-type]
+        x, y = float(row.estimate_helpful), float(row.estimate_harmless)  # type: ignore[arg-type]  # itertuples is untyped
         colour = style.colour(str(row.arm))
         middle = (x + (right[i] - left[i]) / 2, y + (above[i] - below[i]) / 2)
         axes.add_patch(
@@ -175,7 +175,7 @@ def win_rates(run: RunData) -> Drawn:
         grid = rows.pivot_table(index="arm_a", columns="arm_b", values="estimate").reindex(index=arms, columns=arms)
         axes.imshow(grid.to_numpy(dtype=float), cmap="PuOr_r", vmin=0, vmax=1, aspect="auto")
         for i, j in np.argwhere(grid.notna().to_numpy()):
-            value = float(grid.iat[i, j])  # type: ignore[arg-type]
+            value = float(grid.iat[i, j])  # type: ignore[arg-type]  # iat is untyped
             ink = "white" if abs(value - 0.5) > 0.33 else style.INK
             axes.text(j, i, f"{100 * value:.0f}%", ha="center", va="center", fontsize=8, color=ink)
         axes.grid(False)
@@ -265,7 +265,8 @@ def phrases(run: RunData) -> Drawn:
     bar_colours = [style.colour(str(arm)) for arm in top["arm"]]
     axes.barh(range(len(top)), 100 * top["share"].to_numpy(dtype=float), color=bar_colours, height=0.65)
     for place, row in enumerate(top.itertuples()):
-        axes.annotate(str(row.arm), (100 * float(row.share), place), (4, 0), textcoords="offset points", va="center",  # type: ignore[arg-type]
+        share = 100 * float(row.share)  # type: ignore[arg-type]  # itertuples is untyped
+        axes.annotate(str(row.arm), (share, place), (4, 0), textcoords="offset points", va="center",
                       fontsize=8)  # fmt: skip
     axes.set_yticks(range(len(top)), [style.shorten(phrase, 46) for phrase in top["phrase"]])
     axes.set_ylim(len(top) - 0.4, -0.6)

@@ -260,7 +260,7 @@ def pm_quality(run: RunData) -> Drawn:
     bars = style.errors(rows) * 100
     for place, row in enumerate(rows.itertuples()):
         gold = row.role == "gold"
-        at = 100 * float(row.estimate)  # type: ignore[arg-type]
+        at = 100 * float(row.estimate)  # type: ignore[arg-type]  # itertuples is untyped
         axes.errorbar([at], [place], xerr=bars[:, [place]], fmt="D" if gold else "o", capsize=3, elinewidth=2,
                       color="#E69F00" if gold else "#0072B2")  # fmt: skip
         axes.annotate(f"{at:.0f}%", (at, place), (0, 6), textcoords="offset points", ha="center", fontsize=8)

@@ -72,7 +72,7 @@ def points(axes: Axes, rows: pd.DataFrame, label: str, *, percent: bool = False,
     bars = errors(rows) * scale
     for place, (arm, estimate) in enumerate(zip(rows["arm"], rows["estimate"] * scale, strict=True)):
         style = {"color": colour(arm), "fmt": marker(arm), "markersize": 7, "elinewidth": 2, "capsize": 3}
-        axes.errorbar([estimate], [place], xerr=bars[:, [place]], **style)  # type: ignore[arg-type]
+        axes.errorbar([estimate], [place], xerr=bars[:, [place]], **style)  # type: ignore[arg-type]  # a dict of mixed values
         axes.annotate(f"{estimate:.0f}%" if percent else f"{estimate:.2f}", (estimate, place), (0, 7),
                       textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
     axes.set_yticks(range(len(rows)), [shorten(arm) for arm in rows["arm"]])
@@ -108,7 +108,7 @@ def at_least(set_limits: Callable[[float, float], object], limits: tuple[float, 
 
 def labels(axes: Axes, x: Iterable[float], y: Iterable[float], names: Iterable[str]) -> None:
     """Names at the points' upper right, moved up where they would lie on one another, then with a line to the point."""
-    axes.figure.draw_without_rendering()  # type: ignore[union-attr]
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # never a SubFigure here
     per_point = 72 / axes.figure.dpi
     placed: list[tuple[float, float]] = []
     for at, name in sorted(zip(zip(x, y, strict=True), names, strict=True), key=lambda item: (item[0][1], item[0][0])):

@@ -140,7 +140,7 @@ def _checked(comparisons: pd.DataFrame) -> tuple[pd.DataFrame, list[Player]]:
 def _optional(table: pd.DataFrame, column: str, dtype: str) -> pd.Series:
     values = table[column] if column in table else pd.Series(pd.NA, table.index, dtype="object")
     try:
-        return values.astype(dtype)  # type: ignore[call-overload]
+        return values.astype(dtype)  # type: ignore[call-overload] # the stubs know no Int64 by name
     except (TypeError, ValueError) as error:
         raise UserError(f"comparisons: column {column} is not all {dtype} ({error}); mend or drop it") from None
 

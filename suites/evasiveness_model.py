@@ -149,12 +149,12 @@ def cross_validate(folds: int = 10, strength: float = STRENGTH) -> pd.DataFrame:
     table = examples()
     x = features(list(table["prompt"]), list(table["response"]))
     split = GroupKFold(folds, shuffle=True, random_state=0)
-    p = cross_val_predict(_Model(strength), x, table["label"], groups=table["prompt"], cv=split, method="predict_proba")
+    p = cross_val_predict(_fresh(strength), x, table["label"], groups=table["prompt"], cv=split, method="predict_proba")
     decided = _decide(p[:, np.searchsorted(sorted(KINDS), KINDS)])
     return table.assign(predicted=decided.label, score=decided.score, refuses=decided.refuses)
 
 
-def _Model(strength: float = STRENGTH) -> Any:  # noqa: N802
+def _fresh(strength: float = STRENGTH) -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -181,5 +181,5 @@ class _Fitted:
 @lru_cache(maxsize=1)
 def _fitted() -> _Fitted:
     table = examples()
-    model = _Model().fit(features(list(table["prompt"]), list(table["response"])), table["label"])
+    model = _fresh().fit(features(list(table["prompt"]), list(table["response"])), table["label"])
     return _Fitted(model)

@@ -157,13 +157,13 @@ def from_votes(csv_path: Path | str, *, judge: str = "human") -> pd.DataFrame:
     winner = votes["winner"].str.strip().str.lower()
     require(winner.isin(["a", "b", "tie"]), lambda r: f"has winner {votes['winner'][r]!r}; write a, b or tie")
     for column in ("prompt", "arm_a", "arm_b"):
-        require(votes[column].str.strip() != "", lambda r, c=column: f"has an empty {c}; fill it in")  # type: ignore[misc]
+        require(votes[column].str.strip() != "", lambda r, c=column: f"has an empty {c}; fill it in")  # type: ignore[misc]  # lambda defaults
     table = votes[["prompt", "arm_a", "arm_b"]].copy()
     for column in ("step_a", "step_b", "sample"):
         text = votes[column].str.strip() if column in votes else pd.Series("", votes.index)
         require(
             text.str.fullmatch(r"(-?\d+)?"),
-            lambda r, c=column, t=text: f"has {c} {t[r]!r}; write a whole number or nothing",  # type: ignore[misc]
+            lambda r, c=column, t=text: f"has {c} {t[r]!r}; write a whole number or nothing",  # type: ignore[misc]  # lambda defaults
         )
         table[column] = pd.to_numeric(text.where(text != "")).astype("Int64")
     order = votes["order"].str.strip().str.lower() if "order" in votes else pd.Series("", votes.index)

@@ -60,7 +60,7 @@ if len(verdicts):
     shown = pd.DataFrame({
         "metric": verdicts["metric"], "verdict": verdicts["verdict"],
         "baseline": verdicts["baseline"].map(reading.number), "candidate": verdicts["candidate"].map(reading.number),
-        "difference": [reading.interval(r.difference, r.low, r.high) for r in known.itertuples()],  # type: ignore[arg-type]
+        "difference": [reading.interval(r.difference, r.low, r.high) for r in known.itertuples()],  # type: ignore[arg-type]  # untyped
         "margin": verdicts["margin"].map("{:g}".format), "n": verdicts["n"],
     })  # fmt: skip
     dashboard.html_table(shown, "verdict", COLOURS)
@@ -76,7 +76,7 @@ if run.folder == other.folder:
     elo = compare.elo_differences(run, str(base_arm), str(other_arm))
     if len(elo):
         st.subheader("Elo, candidate minus baseline")
-        cells = [reading.interval(r.estimate, r.low, r.high, "Elo") for r in elo.itertuples()]  # type: ignore[arg-type]
+        cells = [reading.interval(r.estimate, r.low, r.high, "Elo") for r in elo.itertuples()]  # type: ignore[arg-type]  # untyped
         dashboard.html_table(pd.DataFrame({"metric": elo["metric"], "difference": cells, "n": elo["n"]}))
 for note in notes:
     st.caption(dashboard.plain(note))

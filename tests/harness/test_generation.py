@@ -28,7 +28,7 @@ def generator(tiny_model: Path) -> Generator:
 
 
 def logprobs_of(model: object, ids: list[int], continuation: list[int]) -> float:
-    logits = model(torch.tensor([ids + continuation])).logits[0].detach().double()  # type: ignore[operator]
+    logits = model(torch.tensor([ids + continuation])).logits[0].detach().double()
     logp = torch.log_softmax(logits, -1)
     return sum(float(logp[len(ids) - 1 + t, token]) for t, token in enumerate(continuation))
 

@@ -42,7 +42,7 @@ def generator(tiny_model: Path) -> Generator:
 
 def label(generator: Generator, *, cot: bool, pairs: pd.DataFrame = PAIRS, **settings: object) -> pd.DataFrame:
     defaults = {"clamp": (0.4, 0.6), "cot_tokens": 6, "seed": 0, "shots": False} | settings
-    return ai_feedback.label(generator, constitutions.load("default"), pairs, cot=cot, **defaults)  # type: ignore[arg-type]
+    return ai_feedback.label(generator, constitutions.load("default"), pairs, cot=cot, **defaults)
 
 
 def test_a_label_is_the_mean_of_both_orders_of_plain_forwards(generator: Generator) -> None:

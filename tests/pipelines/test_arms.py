@@ -40,12 +40,12 @@ def test_rl_cai_sees_no_human_label_of_harm(training: arms.Training) -> None:
 
 def test_rl_cai_starts_from_sl_cai_and_hh_rlhf_from_the_pretrained_model(training: arms.Training) -> None:
     for arm in ("rl_cai", "rl_cai_cot"):
-        assert training.arms[arm].inputs["policy"] is training.arms["sl_cai"]  # type: ignore[union-attr]
-    assert "policy" not in training.arms["hh_rlhf"].inputs  # type: ignore[union-attr]
+        assert training.arms[arm].inputs["policy"] is training.arms["sl_cai"]
+    assert "policy" not in training.arms["hh_rlhf"].inputs
 
 
 def test_sl_cai_is_the_pretrained_model_on_helpful_onlys_revisions(training: arms.Training) -> None:
-    assert "policy" not in training.arms["sl_cai"].inputs  # type: ignore[union-attr]
+    assert "policy" not in training.arms["sl_cai"].inputs
     assert training.chains["critiqued"].inputs["policy"] is training.arms["helpful_only"]
 
 

@@ -34,7 +34,7 @@ def chains(generator: Generator, prompts: list[str] = PROMPTS, **settings: objec
         "seed": 0,
     }
     defaults |= {"shots": False} | settings
-    return critique_revise.run(generator, CONSTITUTION, prompts, **defaults)  # type: ignore[arg-type]
+    return critique_revise.run(generator, CONSTITUTION, prompts, **defaults)
 
 
 def test_a_chain_has_an_answer_and_four_critiques_and_revisions(generator: Generator) -> None:

@@ -129,7 +129,7 @@ def test_elo_is_judged_on_its_own_draws() -> None:
     ],
 )
 def test_verdicts(low: float, high: float, better: str, expected: str) -> None:
-    rule = Metric(better=better, margin=0.1)  # type: ignore[arg-type]
+    rule = Metric(better=better, margin=0.1)
     interval = Interval((low + high) / 2, low, high, 50)
     assert gate.verdict(interval, interval, rule) == expected
 

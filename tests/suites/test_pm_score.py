@@ -109,7 +109,7 @@ def test_scorer_reads_prompts_and_responses() -> None:
         (lambda t: t.assign(score_harmless=[np.inf if i == 3 else 0 for i in range(60)]), "row 3 is inf"),
     ],
 )
-def test_bad_responses(change, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_bad_responses(change, message: str) -> None:
     with pytest.raises(UserError, match=message):
         pm_score.run(change(answers({"a": 0.0})))
 
@@ -205,7 +205,7 @@ def test_unfinished_chains_are_paired_with_themselves() -> None:
 def test_the_papers_samples_and_chains() -> None:
     sampled = load_responses([PAPER])
     sampled = sampled[sampled["arm"] != "sl_cai"]
-    length = lambda p, r: np.array([float(len(text)) for text in r])  # noqa: E731
+    length = lambda p, r: np.array([float(len(text)) for text in r])  # noqa: E731  a scorer of one line
     result = pm_score.run(sampled, column="paper_pm_score")
     assert (result.summary["n"] == 26).all()
     mean = result.summary.set_index("arm")["estimate"]

@@ -66,11 +66,11 @@ def main() -> int:
 
 def compare(updates: int, threads: int, work: Path | None, tasks: list[str]) -> int:
     sys.path.insert(0, str(HERE.parents[1]))
-    from harness import models
+    from harness.models import embedded
 
-    work = work or models.cache_folder() / "ppo_vs_trl"
+    work = work or embedded.cache_folder() / "ppo_vs_trl"
     work.mkdir(parents=True, exist_ok=True)
-    pythons = {"ours": sys.executable, "trl": str(environment(models.cache_folder() / "trl-1.12"))}
+    pythons = {"ours": sys.executable, "trl": str(environment(embedded.cache_folder() / "trl-1.12"))}
     prepare(work)
     results: dict[str, Any] = {}
     for task in tasks:
@@ -132,15 +132,15 @@ def prepare(work: Path) -> None:
     import numpy as np
     import torch
 
-    from harness import chat, models
-    from harness.generation import decode
+    from harness.models import chat, checkpoints, embedded, scorer
+    from harness.models.transformers import decode
 
-    policy, tokenizer = models.load_policy(models.EMBEDDED, device_name="cpu", dtype=torch.float32)
-    reward, _ = models.load_classifier(models.EMBEDDED, dtype=torch.float32)
+    policy, tokenizer = checkpoints.load_policy(embedded.EMBEDDED, device_name="cpu", dtype=torch.float32)
+    reward, _ = scorer.load_classifier(embedded.EMBEDDED, dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     reward.score.weight.data.normal_(0, 0.02, generator=generator)
-    models.save(policy, tokenizer, work / "reference")
-    models.save(reward, tokenizer, work / "reward")
+    checkpoints.save(policy, tokenizer, work / "reference")
+    checkpoints.save(reward, tokenizer, work / "reward")
     subjects = ["rivers", "bread", "clocks", "violins", "spiders", "glaciers", "bridges", "coffee", "maps"]
     pairs = itertools.pairwise(subjects)
     texts = [f"Tell me three things about {a} and {b} that a curious child would like to hear." for a, b in pairs]
@@ -150,7 +150,7 @@ def prepare(work: Path) -> None:
         for name, parameter in policy.named_parameters():
             if "norm" in name:
                 parameter.mul_(1 + 0.02 * torch.randn(parameter.shape, generator=generator))
-    models.save(policy, tokenizer, work / "policy")
+    checkpoints.save(policy, tokenizer, work / "policy")
     answers = decode(
         policy,
         ids,
@@ -209,16 +209,16 @@ class Ours(Worker):
         sys.path.insert(0, str(HERE.parents[1]))
         import torch
 
-        from harness import models
+        from harness.models import checkpoints
 
-        return models.load_policy(self.work / name, device_name="cpu", dtype=torch.float32)
+        return checkpoints.load_policy(self.work / name, device_name="cpu", dtype=torch.float32)
 
     def speed(self, updates: int) -> dict[str, float]:
         policy, tokenizer = self.load("policy")
-        from harness import models
+        from harness.models import scorer
         from pipelines import ppo
 
-        scorer = models.PreferenceModel.load(self.work / "reward").score
+        scorer = scorer.PreferenceModel.load(self.work / "reward").score
         stamps: list[float] = []
         run = ppo._Run(policy, tokenizer, self.shared["texts"], scorer, self.config(updates + 1), self.work / "out")
         for update in range(1, updates + 2):
@@ -232,7 +232,7 @@ class Ours(Worker):
         import numpy as np
         import torch
 
-        from harness import generation
+        from harness.models import transformers as generation
         from pipelines import ppo
 
         answers, found = dict(zip(map(tuple, self.shared["prompts"]), self.shared["answers"], strict=True)), {}

@@ -13,9 +13,9 @@ from typing import TypeVar
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from constitutions.schema import Constitution
-from harness import chat
 from harness.errors import UserError
 from harness.experiment import explain
+from harness.models import chat
 
 T = TypeVar("T")
 

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness import chat
+from harness import store
 from harness.errors import UserError
 from harness.experiment import Data, Scale
+from harness.graph import Work
+from harness.models import chat
 from harness.store import read_jsonl
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -201,3 +203,12 @@ def _pairs_of(rows: list[dict[str, object]], source: str, kind: str) -> pd.DataF
     if not pairs:
         raise UserError(f"{source}: no usable preference pair; rows need 'chosen' and 'rejected' transcripts")
     return pd.DataFrame(pairs)
+
+
+def select_data(work: Work) -> None:
+    """Draw the run's prompts and human labels: prompts.parquet, preferences.parquet."""
+    config = work.config
+    prompts, preferences, notes = select(Data(**config["data"]), Scale(**config["scale"]), config["seed"])
+    store.write_table(work.folder / "prompts.parquet", prompts)
+    store.write_table(work.folder / "preferences.parquet", preferences)
+    store.write_json(work.folder / "notes.json", notes)

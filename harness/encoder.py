@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import UserError
-from harness.models import device
+from harness.models.checkpoints import device
 
 DIMENSIONS = 384
 MAX_TOKENS = 512  # positions of the encoder, [CLS] and [SEP] among them

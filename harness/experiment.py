@@ -8,8 +8,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from harness import server
 from harness.errors import UserError
+from harness.models import server
 
 ARMS = ("pretrained", "helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot")
 Suite = Literal["elo", "pm_score", "evasiveness", "goodharting", "harmfulness", "hhh"]

@@ -8,17 +8,23 @@ thought the model reasons before it answers, and the label is clamped, as the pa
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from constitutions import Constitution
-from harness import chat
-from harness.generation import Generator, uniforms
-from harness.server import ServerGenerator
+from harness import store
+from harness.draws import uniforms
+from harness.experiment import Feedback
+from harness.graph import Work
+from harness.models import chat
+from pipelines.artefacts import Rows, as_asked, resumed
 
-Rows = list[dict[str, Any]]
+if TYPE_CHECKING:
+    from harness.models.server import ServerGenerator
+    from harness.models.transformers import Generator
+
 _ASK = "Below is a conversation between a human and an assistant.\n\n{conversation}\n\n{question}"
 _OPTIONS = "\n\nOptions:\n(A) {a}\n(B) {b}"
 _REASON = "\n\nThink step by step, then name the better option."
@@ -140,3 +146,36 @@ def report(labels: pd.DataFrame) -> dict[str, float]:
         "mean_distance_from_half": float((labels["p_a"] - 0.5).abs().mean()),
         "mass": float(labels["mass"].mean()),
     }
+
+
+def label_pairs(work: Work) -> None:
+    """AI labels on the two SL-CAI answers to each red-team prompt: feedback.parquet, feedback.json."""
+    from harness.models.open import feedback_model
+
+    config, settings = work.config, Feedback(**work.config["feedback"])
+    generator = feedback_model(config["base"], config["scale"]["batch_size"])
+    answers = pd.read_parquet(work.inputs["responses"] / "responses.parquet")
+    wide = answers.pivot(index="prompt", columns="sample", values="response").loc[answers["prompt"].unique()]
+    pairs = pd.DataFrame({"prompt": wide.index, "response_a": wide[0].to_numpy(), "response_b": wide[1].to_numpy()})
+    prompts = pairs["prompt"].tolist()
+    constitution = Constitution.model_validate(config["constitution"])
+
+    def remaining(todo: list[str], keep: Callable[[Rows], None]) -> None:
+        label(
+            generator,
+            constitution,
+            pairs[pairs["prompt"].isin(todo)],
+            cot=config["cot"],
+            clamp=settings.clamp,
+            cot_tokens=settings.cot_tokens,
+            seed=config["seed"],
+            shots=settings.few_shot,
+            one_principle=config["one_principle"],
+            on_batch=keep,
+        )
+
+    rows = resumed(work, prompts, remaining, "labels")
+    labels = as_asked(pd.DataFrame(rows, columns=COLUMNS), prompts)
+    store.write_table(work.folder / "feedback.parquet", labels)
+    store.write_json(work.folder / "feedback.json", report(labels))
+    work.tokens += generator.tokens

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import constitutions
-from harness import data, models
+from harness import data
 from harness.errors import UserError
 from harness.experiment import Experiment
-from harness.stages import Stage
-from pipelines import steps
+from harness.graph import Stage
+from harness.models import embedded
+from pipelines import ai_feedback, critique_revise, preference_model, respond, rl, sft
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class _Line:
         self.feedback = experiment.models.feedback or experiment.models.base
         named = [Path(v) for v in experiment.data.model_dump().values() if v and Path(v).exists()]
         sources = [*named, *sorted(data.SHIPPED.glob("*.jsonl"))]
-        self.data = Stage("data", steps.select_data, self._config("data", without=["base", "report_to"]), files=sources)
+        self.data = Stage("data", data.select_data, self._config("data", without=["base", "report_to"]), files=sources)
 
     def _config(self, *sections: str, without: list[str] | None = None, **extra: Any) -> dict[str, Any]:
         config = self.common | {section: self.all[section] for section in sections} | extra
@@ -146,7 +147,7 @@ class _Line:
         config = self._config("pm", "lora", human=human, split=split, hard=hard)
         config["measured_on"] = human if gold else ["helpful", "harmless"]
         inputs = {"data": self.data} | ({"labels": labels} if labels is not None else {})
-        return Stage(name, steps.train_pm, config, inputs, self.base_files)
+        return Stage(name, preference_model.train_pm, config, inputs, self.base_files)
 
     def rl(
         self,
@@ -162,28 +163,30 @@ class _Line:
         inputs = {"data": self.data} | ({"policy": policy} if policy is not None else {})
         if config["rl"]["algorithm"] == "dpo":  # learns from the labels themselves, without a PM
             inputs |= {"labels": labels} if labels is not None else {}
-            return Stage(arm, steps.train_dpo, config, inputs, self.base_files)
-        return Stage(arm, steps.train_rl, config, inputs | {"pm": pm}, self.base_files)
+            return Stage(arm, rl.train_dpo, config, inputs, self.base_files)
+        return Stage(arm, rl.train_rl, config, inputs | {"pm": pm}, self.base_files)
 
     def chains(self, mode: str, policy: Stage, *, principles: int | None = None) -> Stage:
         name = f"chains.{mode}" if principles is None else f"chains.{principles}_principles"
         config = self._config("revise", "constitution", critique=mode == "critiqued", arm="helpful_only")
-        return Stage(name, steps.revise, config | {"principles": principles}, {"data": self.data, "policy": policy})
+        return Stage(
+            name, critique_revise.revise, config | {"principles": principles}, {"data": self.data, "policy": policy}
+        )
 
     def respond(self, name: str, policy: Stage, *, kind: str, samples: int) -> Stage:
         config = self._config(kind=kind, samples=samples)
-        return Stage(name, steps.respond, config, {"data": self.data, "policy": policy})
+        return Stage(name, respond.respond, config, {"data": self.data, "policy": policy})
 
     def finetune(self, arm: str, chains: Stage, helpful: Stage) -> Stage:
         config = self._config("sft", "lora")
-        return Stage(arm, steps.finetune, config, {"chains": chains, "helpful": helpful}, self.base_files)
+        return Stage(arm, sft.finetune, config, {"chains": chains, "helpful": helpful}, self.base_files)
 
     def label(self, name: str, pairs: Stage, *, cot: bool = False, one_principle: bool = False) -> Stage:
         extra = {"cot": cot, "one_principle": one_principle, "base": self.feedback}
         config = self._config("feedback", "constitution") | extra
-        return Stage(name, steps.label_pairs, config, {"responses": pairs}, model_files(self.feedback))
+        return Stage(name, ai_feedback.label_pairs, config, {"responses": pairs}, model_files(self.feedback))
 
 
 def model_files(name: str) -> list[Path]:
     """The folder of a local model, whose change makes what was trained from it stale."""
-    return [Path(name)] if name != models.EMBEDDED and Path(name).is_dir() else []
+    return [Path(name)] if name != embedded.EMBEDDED and Path(name).is_dir() else []

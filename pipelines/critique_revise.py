@@ -9,17 +9,24 @@ asks for the revision at once (Figure 7).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from constitutions import Constitution
-from harness import chat
+from harness import store
+from harness.draws import uniforms
 from harness.errors import UserError
-from harness.generation import Generator, batches, uniforms
+from harness.experiment import Revise
+from harness.graph import Work
+from harness.models import chat
+from harness.models.base import batches
+from pipelines.artefacts import Rows, as_asked, load_generator, resumed, train_prompts
 
-Rows = list[dict[str, Any]]
+if TYPE_CHECKING:
+    from harness.models.transformers import Generator
+
 COLUMNS = ["prompt", "arm", "sample", "revision", "principle", "critique", "response", "mode", "n_principles"]
 
 
@@ -133,3 +140,32 @@ def _batch(
         ]
     generator.tokens += session.tokens
     return rows
+
+
+def revise(work: Work) -> None:
+    """Critique-revision chains of the input policy on the red-team prompts: chains.parquet."""
+    config, settings = work.config, Revise(**work.config["revise"])
+    generator = load_generator(work)
+    constitution = Constitution.model_validate(config["constitution"])
+    prompts = train_prompts(work, "harmless")
+
+    def remaining(todo: list[str], keep: Callable[[Rows], None]) -> None:
+        run(
+            generator,
+            constitution,
+            todo,
+            arm=config["arm"],
+            rounds=settings.rounds,
+            critique=config["critique"],
+            max_new_tokens=config["scale"]["max_new_tokens"],
+            temperature=settings.temperature,
+            seed=config["seed"],
+            shots=settings.few_shot,
+            principles=config["principles"],
+            on_batch=keep,
+        )
+
+    rows = resumed(work, prompts, remaining, "chains")
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    store.write_table(work.folder / "chains.parquet", as_asked(table, prompts).sort_values("revision", kind="stable"))
+    work.tokens += generator.tokens

@@ -31,8 +31,9 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 
-from harness import chat, generation, models
 from harness.errors import UserError
+from harness.models import chat, checkpoints
+from harness.models import transformers as generation
 from pipelines import ppo_math
 from pipelines.ppo_math import Batch
 
@@ -184,13 +185,15 @@ class _Run:
             self.accelerator.log({k: v for k, v in self.log[-1].items() if k != "step"}, step=update)
             if update in config.snapshot_steps:
                 folder = self.out / "snapshots" / f"step-{update:06d}"
-                models.save(self.policy, self.tokenizer, folder)
+                checkpoints.save(self.policy, self.tokenizer, folder)
                 (folder / "README.md").write_text(model_card.format(step=update), encoding="utf-8")
             if update % config.checkpoint_every == 0 or update == config.updates:
                 self.checkpoint()
             on_update(self.log[-1])
         self.accelerator.end_training()
-        models.save(self.policy.merge_and_unload() if self.adapter else self.policy, self.tokenizer, self.out / "model")
+        checkpoints.save(
+            self.policy.merge_and_unload() if self.adapter else self.policy, self.tokenizer, self.out / "model"
+        )
         shutil.rmtree(self.out / "checkpoint", ignore_errors=True)
         log = pd.DataFrame(self.log)
         log.attrs["tokens"] = self.tokens

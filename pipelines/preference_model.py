@@ -1,60 +1,21 @@
-"""The preference model: a sequence classifier trained on soft labels (paper, section 4.1).
-
-Loss of a pair with label p = P(chosen is better) and score difference d: -[p log s(d) + (1-p) log s(-d)]. A human
-pair has p = 1, and then this is TRL's own loss. RewardTrainer does the work; only the loss and the label column
-are ours.
-"""
+"""The preference model: a sequence classifier trained on soft labels, human and AI (paper, section 4.1)."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from datasets import Dataset
-from trl import RewardConfig, RewardTrainer
-from trl.trainer.reward_trainer import DataCollatorForPreference
 
-from harness import chat, models, stats
+from harness import stats, store
 from harness.experiment import Lora, Pm
-from harness.stages import Progress
-from pipelines import trainer
+from harness.graph import Progress, Work
+from harness.models import chat, checkpoints, scorer
+from pipelines.artefacts import load_pm, lora_of
 
 PAIRS = ["prompt", "chosen", "rejected", "p"]  # p = P(chosen is better)
-
-
-def soft_label_loss(difference: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of sigmoid(difference) against the soft labels `p`; both of shape (pairs,)."""
-    log_sigmoid = torch.nn.functional.logsigmoid
-    return -(p * log_sigmoid(difference) + (1 - p) * log_sigmoid(-difference)).mean()
-
-
-@dataclass
-class _Collator(DataCollatorForPreference):
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = super().torch_call(examples)
-        batch["p"] = torch.tensor([example["p"] for example in examples], dtype=torch.float)
-        return batch
-
-
-class SoftLabelRewardTrainer(RewardTrainer):
-    """TRL's RewardTrainer with a column `p` and the soft-label loss."""
-
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns: Any = ["chosen_ids", "rejected_ids", "p"]
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        p = inputs.pop("p")
-        outputs = model(**inputs, use_cache=False)
-        chosen, rejected = outputs.logits.squeeze(-1).float().chunk(2)
-        loss = soft_label_loss(chosen - rejected, p)
-        return (loss, outputs) if return_outputs else loss
 
 
 def train(
@@ -69,10 +30,17 @@ def train(
     progress: Progress,
 ) -> int:
     """Train a PM on `pairs` (columns `PAIRS`) and save it to out/model; the number of tokens seen."""
+    import torch
+    from datasets import Dataset
+    from trl import RewardConfig
+
+    from pipelines import trainer
+    from pipelines.soft_label import SoftLabelCollator, SoftLabelRewardTrainer
+
     torch.manual_seed(seed)
-    model, tokenizer = models.load_classifier(base)
+    model, tokenizer = scorer.load_classifier(base)
     if lora is not None:
-        model = models.add_lora(model, models.LoraSettings(**lora.model_dump()), task="SEQ_CLS")
+        model = checkpoints.add_lora(model, checkpoints.LoraSettings(**lora.model_dump()), task="SEQ_CLS")
     rows: list[dict[str, Any]] = [
         {
             "chosen_ids": chat.encode_dialogue(tokenizer, row["prompt"], row["chosen"], settings.max_length),
@@ -95,14 +63,14 @@ def train(
         args=config,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        data_collator=_Collator(pad_token_id=tokenizer.pad_token_id),
+        data_collator=SoftLabelCollator(pad_token_id=tokenizer.pad_token_id),
     )
     trainer.run(job, out / "trainer", progress, "preference model")
-    models.save(job.accelerator.unwrap_model(job.model), tokenizer, out / "model")
+    checkpoints.save(job.accelerator.unwrap_model(job.model), tokenizer, out / "model")
     return int(sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows) * settings.epochs)
 
 
-def evaluate(pm: models.PreferenceModel, pairs: pd.DataFrame) -> pd.DataFrame:
+def evaluate(pm: scorer.PreferenceModel, pairs: pd.DataFrame) -> pd.DataFrame:
     """(prompt, p_chosen, correct, loss) of the PM on held-out human pairs: P(chosen is better) = s(d)."""
     chosen = pm.score(pairs["prompt"].tolist(), pairs["chosen"].tolist())
     rejected = pm.score(pairs["prompt"].tolist(), pairs["rejected"].tolist())
@@ -132,3 +100,39 @@ def quality(evaluated: pd.DataFrame, seed: int = 0) -> dict[str, float]:
         "ece": float(stats.expected_calibration_error(p, y)),
         "n": float(len(evaluated)),
     }
+
+
+def train_pm(work: Work) -> None:
+    """A PM on human labels of config['human'] kinds and split, and on AI labels where there are any."""
+    config = work.config
+    preferences = pd.read_parquet(work.inputs["data"] / "preferences.parquet")
+    of_kind = preferences[preferences["kind"].isin(config["human"])]
+    pairs = of_kind[of_kind["split"] == config["split"]].assign(p=1.0)[PAIRS]
+    if "labels" in work.inputs:
+        labels = pd.read_parquet(work.inputs["labels"] / "feedback.parquet")
+        pairs = pd.concat([pairs, ai_pairs(labels, hard=config["hard"])], ignore_index=True)
+    base = work.config["base"]
+    work.tokens += train(
+        base,
+        pairs,
+        work.folder,
+        Pm(**config["pm"]),
+        lora=lora_of(config),
+        seed=config["seed"],
+        report_to=config["report_to"],
+        progress=work.progress,
+    )
+    pm = load_pm(work.folder, config)
+    for kind in config["measured_on"]:
+        heldout = preferences[(preferences["kind"] == kind) & (preferences["split"] == "heldout")]
+        evaluated = evaluate(pm, heldout)
+        store.write_table(work.folder / f"heldout-{kind}.parquet", evaluated)
+        store.write_json(work.folder / f"quality-{kind}.json", quality(evaluated))
+
+
+def ai_pairs(labels: pd.DataFrame, *, hard: bool) -> pd.DataFrame:
+    """AI labels as preference pairs; with `hard`, rounded to 0 or 1. Pairs of equal answers say nothing."""
+    distinct = labels[labels["response_a"] != labels["response_b"]]
+    p = (distinct["p_a"] > 0.5).astype(float) if hard else distinct["p_a"]
+    columns = {"prompt": distinct["prompt"], "chosen": distinct["response_a"], "rejected": distinct["response_b"]}
+    return pd.DataFrame(columns | {"p": p})

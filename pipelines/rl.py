@@ -5,19 +5,19 @@ Each leaves `model/` (full weights), `snapshots/step-*/` and a log with one row 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from transformers import TrainerCallback
 
-from harness import chat, models, stats
+from harness import stats, store
 from harness.experiment import Lora, Rl, Scale
-from harness.stages import Progress
-from pipelines import trainer
+from harness.graph import Progress, Work
+from harness.models import chat, checkpoints, scorer
+from pipelines.artefacts import load_pm, lora_of
+from pipelines.preference_model import PAIRS, ai_pairs
 
 
 def snapshot_steps(updates: int, snapshots: int) -> tuple[int, ...]:
@@ -28,7 +28,7 @@ def snapshot_steps(updates: int, snapshots: int) -> tuple[int, ...]:
 def train(
     start: str | Path,
     prompts: Sequence[str],
-    pm: models.PreferenceModel,
+    pm: scorer.PreferenceModel,
     out: Path,
     settings: Rl,
     scale: Scale,
@@ -59,7 +59,7 @@ def train(
         checkpoint_every=settings.checkpoint_every,
         snapshot_steps=snapshot_steps(settings.updates, settings.snapshots),
         seed=seed,
-        mixed_precision="bf16" if models.device() == "cuda" else "no",
+        mixed_precision="bf16" if checkpoints.device() == "cuda" else "no",
         report_to=None if report_to == "none" else report_to,
     )
 
@@ -71,7 +71,7 @@ def train(
     )
 
 
-def train_dpo(
+def dpo(
     start: str | Path,
     pairs: pd.DataFrame,
     out: Path,
@@ -87,6 +87,8 @@ def train_dpo(
     """DPO from `start` on `pairs` (prompt, chosen, rejected, p); a label below one half swaps its pair."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
+
+    from pipelines import trainer
 
     policy, tokenizer = _policy(start, lora, seed)
     rows = []
@@ -111,7 +113,7 @@ def _rloo(
     policy: Any,
     tokenizer: Any,
     prompts: Sequence[str],
-    pm: models.PreferenceModel,
+    pm: scorer.PreferenceModel,
     out: Path,
     settings: Rl,
     scale: Scale,
@@ -124,6 +126,8 @@ def _rloo(
     """TRL's RLOO, two answers a prompt, with our PM as the reward function."""
     from datasets import Dataset
     from trl import RLOOConfig, RLOOTrainer
+
+    from pipelines import trainer
 
     def pm_score(completions: list[str], asked: list[str], **_: Any) -> list[float | None]:
         return list(stats.finite(pm.score(asked, [chat.clean(text) for text in completions]), "PM score"))
@@ -150,10 +154,12 @@ def _rloo(
 
 
 def _policy(start: str | Path, lora: Lora | None, seed: int) -> tuple[Any, Any]:
+    import torch
+
     torch.manual_seed(seed)
-    policy, tokenizer = models.load_policy(start, dtype=torch.float32)
+    policy, tokenizer = checkpoints.load_policy(start, dtype=torch.float32)
     if lora is not None:
-        policy = models.add_lora(policy, models.LoraSettings(**lora.model_dump()))
+        policy = checkpoints.add_lora(policy, checkpoints.LoraSettings(**lora.model_dump()))
     return policy, tokenizer
 
 
@@ -168,12 +174,16 @@ def _finish(
     columns: dict[str, str],
 ) -> pd.DataFrame:
     """Run a TRL trainer with our snapshots, save the model, and return its log with our column names."""
+    from pipelines import trainer
+
     card = _card(arm, start, settings)
     steps = snapshot_steps(settings.updates, settings.snapshots)
-    job.add_callback(_Snapshots(lambda model, step: _snapshot(model, tokenizer, out, step, card), steps))
+    job.add_callback(trainer.Snapshots(lambda model, step: _snapshot(model, tokenizer, out, step, card), steps))
     trainer.run(job, out / "trainer", progress, settings.algorithm)
     tuned = job.accelerator.unwrap_model(job.model)
-    models.save(tuned.merge_and_unload() if hasattr(tuned, "merge_and_unload") else tuned, tokenizer, out / "model")
+    checkpoints.save(
+        tuned.merge_and_unload() if hasattr(tuned, "merge_and_unload") else tuned, tokenizer, out / "model"
+    )
     log = pd.DataFrame([row for row in job.state.log_history if "loss" in row])
     named = {"step": log["step"].to_numpy()} | {new: log[old].to_numpy() for old, new in columns.items() if old in log}
     return pd.DataFrame(named).assign(policy_loss=log["loss"].to_numpy(dtype=np.float64))
@@ -181,17 +191,8 @@ def _finish(
 
 def _snapshot(model: Any, tokenizer: Any, out: Path, step: int, card: str) -> None:
     folder = out / "snapshots" / f"step-{step:06d}"
-    models.save(model, tokenizer, folder)
+    checkpoints.save(model, tokenizer, folder)
     (folder / "README.md").write_text(card.format(step=step), encoding="utf-8")
-
-
-class _Snapshots(TrainerCallback):
-    def __init__(self, save: Callable[[Any, int], None], steps: Sequence[int]):
-        self.save, self.steps = save, set(steps)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if state.global_step in self.steps:
-            self.save(model, state.global_step)
 
 
 def _card(arm: str, start: str | Path, settings: Rl) -> str:
@@ -200,3 +201,51 @@ def _card(arm: str, start: str | Path, settings: Rl) -> str:
         f"from `{start}`: KL coefficient {settings.kl_coef}, learning rate {settings.learning_rate}.\n"
         "A research artefact: it has not been checked for any use.\n"
     )
+
+
+def train_rl(work: Work) -> None:
+    """RL from the input policy (or the base model) against the input PM, on train prompts of some kinds."""
+    config = work.config
+    rows = pd.read_parquet(work.inputs["data"] / "prompts.parquet")
+    chosen = rows[(rows["split"] == "train") & rows["kind"].isin(config["prompts"])]
+    start = work.inputs["policy"] / "model" if "policy" in work.inputs else config["base"]
+    log = train(
+        start,
+        chosen["prompt"].tolist(),
+        load_pm(work.inputs["pm"], config),
+        work.folder,
+        Rl(**config["rl"]),
+        Scale(**config["scale"]),
+        arm=config["arm"],
+        lora=lora_of(config),
+        seed=config["seed"],
+        report_to=config["report_to"],
+        progress=work.progress,
+    )
+    work.tokens += int(log.attrs.get("tokens", 0))
+    store.write_table(work.folder / "training.parquet", log.assign(arm=config["arm"]))
+
+
+def train_dpo(work: Work) -> None:
+    """DPO from the input policy on the pairs that a PM would have been trained on: human labels and AI labels."""
+    config = work.config
+    preferences = pd.read_parquet(work.inputs["data"] / "preferences.parquet")
+    of_kind = preferences[preferences["kind"].isin(config["human"])]
+    pairs = of_kind[of_kind["split"] == "train"].assign(p=1.0)[PAIRS]
+    if "labels" in work.inputs:
+        labels = pd.read_parquet(work.inputs["labels"] / "feedback.parquet")
+        pairs = pd.concat([pairs, ai_pairs(labels, hard=False)], ignore_index=True)
+    start = work.inputs["policy"] / "model" if "policy" in work.inputs else config["base"]
+    log = dpo(
+        start,
+        pairs,
+        work.folder,
+        Rl(**config["rl"]),
+        arm=config["arm"],
+        lora=lora_of(config),
+        max_length=config["pm"]["max_length"],
+        seed=config["seed"],
+        report_to=config["report_to"],
+        progress=work.progress,
+    )
+    store.write_table(work.folder / "training.parquet", log.assign(arm=config["arm"]))

@@ -12,10 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from harness import chat, models
+from harness import store
 from harness.experiment import Lora, Sft
-from harness.stages import Progress
-from pipelines import trainer
+from harness.graph import Progress, Work
+from harness.models import chat, checkpoints
+from pipelines.artefacts import lora_of
 
 
 def demonstrations(chains: pd.DataFrame, helpful: pd.DataFrame, *, train_on: str, seed: int) -> pd.DataFrame:
@@ -44,10 +45,12 @@ def train(
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
+    from pipelines import trainer
+
     torch.manual_seed(seed)
-    policy, tokenizer = models.load_policy(base, dtype=torch.float32)
+    policy, tokenizer = checkpoints.load_policy(base, dtype=torch.float32)
     if lora is not None:
-        policy = models.add_lora(policy, models.LoraSettings(**lora.model_dump()))
+        policy = checkpoints.add_lora(policy, checkpoints.LoraSettings(**lora.model_dump()))
     rows = [_tokens(tokenizer, p, r, max_length) for p, r in zip(examples["prompt"], examples["response"], strict=True)]
     steps = math.ceil(len(rows) / settings.batch_size * settings.epochs)
     config = SFTConfig(
@@ -61,7 +64,7 @@ def train(
     job = SFTTrainer(model=policy, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
     trainer.run(job, out / "trainer", progress, "sft")
     tuned = job.accelerator.unwrap_model(job.model)
-    models.save(tuned.merge_and_unload() if lora is not None else tuned, tokenizer, out / "model")
+    checkpoints.save(tuned.merge_and_unload() if lora is not None else tuned, tokenizer, out / "model")
     return int(sum(len(row["input_ids"]) for row in rows) * settings.epochs)
 
 
@@ -69,3 +72,24 @@ def _tokens(tokenizer: Any, prompt: str, response: str, max_length: int) -> dict
     answer = len(chat.encode_response(tokenizer, response))
     ids = chat.encode_dialogue(tokenizer, prompt, response, max_length)
     return {"input_ids": ids, "completion_mask": [0] * max(0, len(ids) - answer) + [1] * min(answer, len(ids))}
+
+
+def finetune(work: Work) -> None:
+    """SL-CAI: the pretrained model on revisions and helpful-only answers."""
+    config = work.config
+    chains = pd.read_parquet(work.inputs["chains"] / "chains.parquet")
+    helpful = pd.read_parquet(work.inputs["helpful"] / "responses.parquet")
+    settings = Sft(**config["sft"])
+    examples = demonstrations(chains, helpful, train_on=settings.train_on, seed=config["seed"])
+    store.write_table(work.folder / "demonstrations.parquet", examples)
+    work.tokens += train(
+        config["base"],
+        examples,
+        work.folder,
+        settings,
+        lora=lora_of(config),
+        max_length=config["scale"]["max_prompt_tokens"] + config["scale"]["max_new_tokens"],
+        seed=config["seed"],
+        report_to=config["report_to"],
+        progress=work.progress,
+    )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 from transformers.utils import logging as hf_logging
 
-from harness import models
 from harness.errors import UserError
-from harness.stages import Progress
+from harness.graph import Progress
+from harness.models import checkpoints
 
 
 def arguments(folder: Path, *, seed: int, report_to: str, steps: int) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def arguments(folder: Path, *, seed: int, report_to: str, steps: int) -> dict[st
 
     bf16 is TRL's default and must be switched off by name where the device is slow in it.
     """
-    on_gpu = models.device() == "cuda"
+    on_gpu = checkpoints.device() == "cuda"
     return {
         "output_dir": str(folder),
         "seed": seed,
@@ -78,3 +79,12 @@ class _Heard(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.advance(state.global_step, state.max_steps, self.note)
+
+
+class Snapshots(TrainerCallback):
+    def __init__(self, save: Callable[[Any, int], None], steps: Sequence[int]):
+        self.save, self.steps = save, set(steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step in self.steps:
+            self.save(model, state.global_step)

@@ -13,7 +13,7 @@ import yaml
 
 from harness import store
 from harness.experiment import Experiment
-from harness.stages import Planned
+from harness.graph import Planned
 from suites import claims
 
 

@@ -1,6 +1,6 @@
 """Elo: which arm (and which snapshot along RL) is preferred, by how much, and how sure (the paper, Figures 2, 3, 8).
 
-Strengths are Bradley-Terry's by maximum likelihood (`harness.bradley_terry`) in Elo points relative to an anchor;
+Strengths are Bradley-Terry's by maximum likelihood (`harness.stats.bradley_terry`) in Elo points relative to an anchor;
 intervals come from a bootstrap over prompts, whose comparisons are resampled together. A comparison that was judged in
 both orders counts once, half for each order. Votes (outcomes only 0, 0.5 and 1) have ties, modelled by Davidson's
 parameter; probabilities of a judge have none.
@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from harness.bradley_terry import BradleyTerry, fit_bradley_terry
 from harness.errors import UserError
 from harness.stats import Interval, bootstrap_mean, finite, wilson
+from harness.stats.bradley_terry import BradleyTerry, fit_bradley_terry
 from suites.result import SuiteResult, summary_frame
 
 REQUIRED = ["prompt", "arm_a", "arm_b", "outcome"]

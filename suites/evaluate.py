@@ -145,8 +145,8 @@ def ask(
     A model is a folder, a hub id, 'embedded' or server:URL#MODEL. n_cot: reasonings a comparison (0: none), of at most
     `max_new_tokens` each.
     """
-    from harness.generation import Generator
-    from harness.server import feedback_model
+    from harness.models.open import feedback_model
+    from harness.models.transformers import Generator
     from suites import hhh
 
     results = {}
@@ -205,7 +205,7 @@ def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:
 
 @cache
 def _pm(folder: str):  # type: ignore[no-untyped-def]  # PreferenceModel, imported late: it brings torch
-    from harness.models import PreferenceModel
+    from harness.models.scorer import PreferenceModel
 
     return PreferenceModel.load(folder)
 
@@ -245,7 +245,7 @@ def elo_by_kind(
 
 
 def _elo(responses: pd.DataFrame, kind: str, value: str, anchor: str | None, seed: int) -> SuiteResult:
-    from harness import server
+    from harness.models import server
     from suites import elo, judges
 
     if kind == "votes":
@@ -270,6 +270,6 @@ def _anchor(responses: pd.DataFrame, anchor: str | None) -> str:
 
 
 def _choice_logprobs(name: str):  # type: ignore[no-untyped-def]  # a bound method, imported late
-    from harness.server import feedback_model
+    from harness.models.open import feedback_model
 
     return feedback_model(name, 32).choice_logprobs

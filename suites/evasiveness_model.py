@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness import chat
 from harness.errors import UserError
+from harness.models import chat
 
 EXAMPLES = Path(__file__).with_name("evasiveness_examples.jsonl")
 KINDS = ("complies", "partial", "objects", "declines", "deflects")

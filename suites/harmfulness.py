@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness import chat
 from harness.data import SHIPPED
 from harness.errors import UserError
+from harness.models import chat
 from harness.stats import Interval, bootstrap, bootstrap_mean, finite, spearman_bootstrap
 from suites.result import SuiteResult, summary_frame
 

@@ -64,7 +64,7 @@ class Sampler(Protocol):
 
 
 class Samples(Protocol):
-    """A `harness.generation.Generator`, or its like behind a server."""
+    """A `harness.models.transformers.Generator`, or its like behind a server."""
 
     def sample(
         self, prompts: Sequence[str], *, max_new_tokens: int, temperature: float = ..., seed: int = ...

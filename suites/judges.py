@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, softmax
 
-from harness import chat, server
 from harness.errors import UserError
+from harness.models import chat, server
 from harness.stats import finite
 
 COLUMNS = ["prompt", "sample", "arm_a", "step_a", "arm_b", "step_b", "outcome", "judge", "order"]
@@ -189,7 +189,7 @@ def from_server(
 ) -> pd.DataFrame:
     """Judge by a model behind an OpenAI-compatible server (base_url ends in /v1), each pair in both orders.
 
-    The key is `api_key` or that of the environment; failures are retried as `harness.server.ask` does. Pairs with an
+    The key is `api_key` or that of the environment; failures are retried as `server.ask` does. Pairs with an
     unreadable answer are left out, both orders, and counted in `attrs["notes"]` of the table, which `suites.elo`
     repeats. Raises UserError when the server refuses, or when no pair has readable answers. max_tokens: raise it for
     models that reason before they answer.

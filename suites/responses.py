@@ -18,8 +18,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness import chat
 from harness.errors import UserError
+from harness.models import chat
 from harness.store import read_jsonl
 
 COLUMNS = ["prompt", "response", "arm", "step", "sample"]

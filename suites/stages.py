@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness import store
 from harness.experiment import Experiment, Scale
-from harness.stages import Stage, Work
+from harness.graph import Stage, Work
 
 KINDS = ("harmless", "helpful")
 
@@ -67,8 +67,8 @@ def plan(
 
 def sample_arm(work: Work) -> None:
     """Answers of an arm, and of its snapshots, to the held-out prompts: responses.parquet. Resumes model by model."""
-    from harness.generation import Generator
-    from harness.models import load_policy
+    from harness.models.checkpoints import load_policy
+    from harness.models.transformers import Generator
 
     scale = Scale(**work.config["scale"])
     rows = pd.read_parquet(work.inputs["data"] / "prompts.parquet")
@@ -217,13 +217,13 @@ def _responses(work: Work) -> pd.DataFrame:
 
 
 def _pm(work: Work, role: str) -> Any:
-    from harness.models import PreferenceModel
+    from harness.models.scorer import PreferenceModel
 
     batch = work.config["scale"]["batch_size"]
     return PreferenceModel.load(work.inputs[role] / "model", batch_size=batch, max_length=work.config["max_length"])
 
 
 def _feedback(work: Work) -> Any:
-    from harness.server import feedback_model
+    from harness.models.open import feedback_model
 
     return feedback_model(work.config["feedback"], work.config["scale"]["batch_size"])

@@ -178,8 +178,8 @@ def _sampled(name: str, baseline: Side | None, max_new_tokens: int | None, seed:
     import pandas as pd
 
     from harness.cli.evaluate import heldout_prompts
-    from harness.generation import Generator
-    from harness.models import load_policy
+    from harness.models.checkpoints import load_policy
+    from harness.models.transformers import Generator
 
     generator = Generator(*load_policy(name))
     scale = baseline.about.get("scale", {}) if baseline else {}
@@ -261,7 +261,7 @@ def _by_gold(
     both: pd.DataFrame, old: Side, new: Side, kind: str, folder: Path, seed: int
 ) -> list[tuple[str, SuiteResult]]:
     """pm_score or pm_score_helpful: by the scores that one run gave both sides, else by its PM anew."""
-    from harness.models import PreferenceModel
+    from harness.models.scorer import PreferenceModel
     from suites import pm_score
 
     table, column = both[both["kind"] == kind], f"score_{kind}"

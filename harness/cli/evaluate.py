@@ -116,7 +116,7 @@ def _labelled(models: list[str]) -> dict[str, str]:
 
 
 def _label(name: str) -> str:
-    from harness.server import address, is_server
+    from harness.models.server import address, is_server
 
     path = Path(address(name)[1] if is_server(name) else name)
     return path.parent.parent.name if path.name == "model" else path.name  # a run's stages/NAME/KEY/model
@@ -188,7 +188,8 @@ def sample(name: str, asked: pd.DataFrame, *, max_new_tokens: int, seed: int, ar
     """One response of the model `name` to each prompt of `asked` (prompt, kind), as a response table."""
     import pandas as pd
 
-    from harness.server import ServerGenerator, address, feedback_model, is_server
+    from harness.models.open import feedback_model
+    from harness.models.server import ServerGenerator, address, is_server
 
     # What only answers need not be able to give log-probabilities, which `feedback_model` asks for.
     generator = ServerGenerator(*address(name)) if is_server(name) else feedback_model(name, batch_size=32)

@@ -60,19 +60,19 @@ def doctor() -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    from harness import models as loading
     from harness import store
+    from harness.models import checkpoints, embedded
 
     table = Table("what", Column("found", overflow="fold"), "so")
     for name, version in store.versions().items():
         table.add_row(name, version, "" if version != "not installed" else "pip install -e .")
-    table.add_row("device", store.device_name(), f"runs in {loading.dtype_for(loading.device())}")
+    table.add_row("device", store.device_name(), f"runs in {checkpoints.dtype_for(checkpoints.device())}")
     table.add_row("gpu", *_gpu())
     free = psutil.virtual_memory().available / 2**30
     table.add_row("memory", f"{free:.1f} GiB free", "enough for the demo" if free > 6 else "the demo wants 6 GiB")
     disk = shutil.disk_usage(Path.cwd()).free / 2**30
     table.add_row("disk", f"{disk:.1f} GiB free", "enough for the demo" if disk > 8 else "the demo wants 8 GiB")
-    cached = loading.cache_folder() / "SmolLM2-135M-Instruct" / "config.json"
+    cached = embedded.cache_folder() / "SmolLM2-135M-Instruct" / "config.json"
     table.add_row(
         "embedded model", str(cached.parent) if cached.is_file() else "not fetched yet", "fetched at first use"
     )

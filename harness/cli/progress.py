@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Bars:
-    """A `harness.stages.Progress` drawn by rich; where there is no terminal, one line a stage."""
+    """A `harness.graph.Progress` drawn by rich; where there is no terminal, one line a stage."""
 
     def __init__(self, console: Console):
         self.console = console

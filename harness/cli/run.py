@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from harness.experiment import Experiment
-    from harness.stages import Planned, Stage
+    from harness.graph import Planned, Stage
 
 File = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="The experiment file.")]
 Out = Annotated[Path | None, typer.Option("--out", help="The run's folder (default: runs/NAME).")]
@@ -25,14 +25,15 @@ def run(experiment_file: File, out: Out = None) -> None:
 
     from rich.console import Console
 
-    from harness import stages, store
+    from harness import graph, store
     from harness.cli.progress import Bars
+    from harness.runner import local
 
     began = time.monotonic()
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # seeing several, transformers would multiply the batch
     experiment, targets = _targets(experiment_file)
     folder = out or Path("runs") / experiment.name
-    planned = stages.plan(targets, folder)
+    planned = graph.plan(targets, folder)
     console = Console()
     todo = [item for item in planned if item.status != "done"]
     console.print(f"[bold]{experiment.name}[/]: {len(planned) - len(todo)} of {len(planned)} stages done, in {folder}")
@@ -42,7 +43,7 @@ def run(experiment_file: File, out: Out = None) -> None:
             quiet()
             _check_servers(todo)
             with Bars(console) as bars:
-                stages.execute(targets, folder, seed=experiment.seed, progress=bars)
+                local.execute(targets, folder, seed=experiment.seed, progress=bars)
         if todo or not report.is_file():
             report = _finish(experiment, experiment_file, planned, folder)
     console.print(f"Report: [bold]{report}[/] (open it in a browser), {folder / 'report' / 'summary.md'}")
@@ -57,7 +58,7 @@ def plan(experiment_file: File, out: Out = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from harness import stages
+    from harness import graph
 
     experiment, targets = _targets(experiment_file)
     folder = out or Path("runs") / experiment.name
@@ -65,7 +66,7 @@ def plan(experiment_file: File, out: Out = None) -> None:
     for column in ("stage", "status", "needs", "key"):
         table.add_column(column)
     colours = {"done": "green", "started": "yellow", "stale": "yellow", "to do": "cyan"}
-    for item in stages.plan(targets, folder):
+    for item in graph.plan(targets, folder):
         needs = ", ".join(upstream.name for upstream in item.stage.inputs.values())
         table.add_row(item.stage.name, f"[{colours[item.status]}]{item.status}[/]", needs, item.key[:8])
     Console().print(table)
@@ -101,7 +102,8 @@ def _targets(file: Path) -> tuple[Experiment, list[Stage]]:
 
 def _check_servers(todo: list[Planned]) -> None:
     """Ask the feedback model's server, where a stage to do needs it, before hours of training. Raises UserError."""
-    from harness.server import feedback_model, is_server
+    from harness.models.open import feedback_model
+    from harness.models.server import is_server
 
     named = {str(item.stage.config[key]) for item in todo for key in ("base", "feedback") if key in item.stage.config}
     for name in filter(is_server, sorted(named)):

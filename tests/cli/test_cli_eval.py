@@ -25,7 +25,7 @@ def tiny_pm(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A PM of the tiny model with a random head: its scores differ and mean nothing."""
     import torch
 
-    from harness.models import load_classifier
+    from harness.models.scorer import load_classifier
 
     model, tokenizer = load_classifier(tiny_model)
     with torch.no_grad():

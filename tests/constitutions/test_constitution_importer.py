@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from constitutions import dump, import_paper, load, shipped
-from harness import chat
 from harness.errors import UserError
+from harness.models import chat
 from pipelines.ai_feedback import question
 
 PAPER = Path(__file__).resolve().parents[3] / "shared" / "data" / "paper" / "prompts"

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import constitutions
 from constitutions import Constitution, dump, load, shipped
-from harness import chat
 from harness.errors import UserError
+from harness.models import chat
 
 CHAIN = "Human: a\n\nAssistant: b\n\nCritiqueRequest: c\n\nCritique: d\n\nRevisionRequest: e\n\nRevision: f"
 COT = "Human: H: a\n\n{}\n\n(A) b\n(B) c\n\nAssistant: because\nSo: (B)"

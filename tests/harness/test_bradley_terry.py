@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from harness.bradley_terry import ELO, BradleyTerry, count_wins, fit_bradley_terry
 from harness.errors import UserError
+from harness.stats.bradley_terry import ELO, BradleyTerry, count_wins, fit_bradley_terry
 
 RUNS, RESAMPLES = 1000, 400  # simulated studies, and resamples of each
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import chat, models
+from harness.models import chat, checkpoints
 
 TEXT = st.text(st.characters(codec="ascii", exclude_characters="\n\r\t"), min_size=1).map(str.strip).filter(bool)
 
@@ -44,7 +44,7 @@ def test_a_worked_chain_becomes_turns() -> None:
 
 
 def test_dialogue_ends_with_the_end_of_turn_however_short(tiny_model: Path) -> None:
-    tokenizer = models.load_tokenizer(tiny_model)
+    tokenizer = checkpoints.load_tokenizer(tiny_model)
     whole = chat.encode_dialogue(tokenizer, "A question about tea?", "An answer about tea.")
     for length in range(1, len(whole) + 2):
         cut = chat.encode_dialogue(tokenizer, "A question about tea?", "An answer about tea.", length)
@@ -57,7 +57,7 @@ def test_dialogue_ends_with_the_end_of_turn_however_short(tiny_model: Path) -> N
 
 def test_next_turn_continues_the_template(tiny_model: Path) -> None:
     """Answer ids + next-turn ids are the ids of the whole conversation as the template writes it."""
-    tokenizer = models.load_tokenizer(tiny_model)
+    tokenizer = checkpoints.load_tokenizer(tiny_model)
     messages = [
         {"role": "user", "content": "Tea?"},
         {"role": "assistant", "content": "Yes."},
@@ -69,7 +69,7 @@ def test_next_turn_continues_the_template(tiny_model: Path) -> None:
 
 
 def test_a_tokenizer_without_template_speaks_in_human_and_assistant_turns(tiny_model: Path) -> None:
-    tokenizer = models.load_tokenizer(tiny_model)
+    tokenizer = checkpoints.load_tokenizer(tiny_model)
     tokenizer.chat_template = None
     assert tokenizer.decode(chat.encode_prompt(tokenizer, "Tea?")) == "\n\nHuman: Tea?\n\nAssistant:"
     assert chat.encode_response(tokenizer, "Yes.")[-1] == tokenizer.eos_token_id

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import constitutions
-from harness import models, server
 from harness.errors import UserError
 from harness.experiment import Experiment, Models, explain
-from harness.generation import Generator
-from harness.server import ServerGenerator
-from harness.stages import Work, stage_key
+from harness.graph import Work, stage_key
+from harness.models import checkpoints, server
+from harness.models.open import feedback_model
+from harness.models.server import ServerGenerator
+from harness.models.transformers import Generator
 from pipelines import ai_feedback, arms
 from tests.fake_server import FakeServer, Reply, Serve
 
@@ -238,7 +239,7 @@ def test_a_served_model_gives_the_labels_that_it_gives_here(serve: Serve, tiny_m
     """As vLLM does: the server renders the model's chat template, the last message unfinished."""
     import torch
 
-    model, tokenizer = models.load_policy(tiny_model)
+    model, tokenizer = checkpoints.load_policy(tiny_model)
 
     def reply(number: int, body: dict[str, Any]) -> Reply:
         text = tokenizer.apply_chat_template(
@@ -322,7 +323,7 @@ def test_a_server_without_logprobs_says_so(serve: Serve, logprobs: Any) -> None:
 def test_a_server_that_is_down_is_one_line_at_once() -> None:
     began = time.monotonic()
     with pytest.raises(UserError) as caught:
-        server.feedback_model("server:http://127.0.0.1:1/v1#m", 8)
+        feedback_model("server:http://127.0.0.1:1/v1#m", 8)
     assert str(caught.value) == (
         "http://127.0.0.1:1/v1/chat/completions: no answer (ConnectError), after 1 try; "
         "check that the server is up, or try later"
@@ -333,11 +334,11 @@ def test_a_server_that_is_down_is_one_line_at_once() -> None:
 def test_a_server_that_begins_the_answer_anew_is_found_out(serve: Serve) -> None:
     fake = serve(lambda number, body: completion("The", {"The": -0.1, "I": -3.0}))
     with pytest.raises(UserError, match="m does not continue an answer that was begun for it; serve it with vLLM"):
-        server.feedback_model(f"server:{fake.url}#m", 8)
+        feedback_model(f"server:{fake.url}#m", 8)
 
 
 def test_a_good_server_is_opened_after_one_question(serve: Serve) -> None:
     fake = serve(lambda number, body: answers(body))
-    generator = server.feedback_model(f"server:{fake.url}#m", 8)
+    generator = feedback_model(f"server:{fake.url}#m", 8)
     assert isinstance(generator, ServerGenerator)
     assert (generator.url, generator.model, generator.workers, len(fake.requests)) == (fake.url, "m", 8, 1)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import constitutions
-from harness import chat, models
-from harness.generation import Generator
+from harness.models import chat, checkpoints
+from harness.models.transformers import Generator
 from pipelines import ai_feedback
 
 PAIRS = pd.DataFrame(
@@ -37,7 +37,7 @@ def test_a_soft_label_is_the_softmax_and_turns_with_the_order(a: float, b: float
 
 @pytest.fixture(scope="module")
 def generator(tiny_model: Path) -> Generator:
-    return Generator(*models.load_policy(tiny_model), batch_size=4)
+    return Generator(*checkpoints.load_policy(tiny_model), batch_size=4)
 
 
 def label(generator: Generator, *, cot: bool, pairs: pd.DataFrame = PAIRS, **settings: object) -> pd.DataFrame:

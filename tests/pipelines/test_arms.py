@@ -8,17 +8,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness import stages
+from harness import graph
 from harness.errors import UserError
 from harness.experiment import Experiment
-from pipelines import arms, steps
+from harness.runner import local
+from pipelines import arms, preference_model, rl
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def upstream(stage: stages.Stage | None) -> set[str]:
+def upstream(stage: graph.Stage | None) -> set[str]:
     assert stage is not None
-    return {s.name for s in stages.in_order([stage])}
+    return {s.name for s in graph.in_order([stage])}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def test_six_arms_in_order(training: arms.Training) -> None:
 
 def test_rl_cai_sees_no_human_label_of_harm(training: arms.Training) -> None:
     for arm in ("rl_cai", "rl_cai_cot", "sl_cai", "helpful_only"):
-        for stage in stages.in_order([s for s in [training.arms[arm]] if s is not None]):
+        for stage in graph.in_order([s for s in [training.arms[arm]] if s is not None]):
             assert "harmless" not in stage.config.get("human", [])
     assert "harmless" in training.pms["pm.hh_rlhf"].config["human"]
 
@@ -69,7 +70,7 @@ def test_what_is_only_measured_changes_nothing_that_is_trained(training: arms.Tr
     assert set(more.chains) == {"critiqued", "direct", "1_principles", "4_principles"}
     assert {name for name in more.pms if name not in training.pms} == {"pm.rl_cai.hard", "pm.rl_cai.one_principle"}
     keys = [
-        {item.stage.name: item.key for item in stages.plan([s for s in of.arms.values() if s], tmp_path)}
+        {item.stage.name: item.key for item in graph.plan([s for s in of.arms.values() if s], tmp_path)}
         for of in (training, more)
     ]
     assert keys[0] == keys[1]
@@ -85,7 +86,7 @@ def test_dpo_learns_from_the_labels_without_a_pm() -> None:
     training = arms.plan(Experiment(name="x", rl={"algorithm": "dpo"}))
     stage = training.arms["rl_cai"]
     assert stage is not None
-    assert stage.function is steps.train_dpo
+    assert stage.function is rl.train_dpo
     assert set(stage.inputs) == {"data", "policy", "labels"}
 
 
@@ -93,8 +94,8 @@ def test_ai_pairs_leave_equal_answers_out_and_round_on_demand() -> None:
     labels = pd.DataFrame(
         {"prompt": list("abc"), "response_a": ["x", "y", "z"], "response_b": ["u", "y", "w"], "p_a": [0.7, 0.5, 0.2]}
     )
-    assert steps.ai_pairs(labels, hard=False)["p"].tolist() == [0.7, 0.2]
-    assert steps.ai_pairs(labels, hard=True)["p"].tolist() == [1.0, 0.0]
+    assert preference_model.ai_pairs(labels, hard=False)["p"].tolist() == [0.7, 0.2]
+    assert preference_model.ai_pairs(labels, hard=True)["p"].tolist() == [1.0, 0.0]
 
 
 def test_the_documented_method_runs(tiny_model: Path, tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_the_documented_method_runs(tiny_model: Path, tmp_path: Path) -> None:
     )
     stage = arms.plan(experiment).arms["chosen_sft"]
     assert stage is not None
-    folder = stages.execute([stage], tmp_path / "run", seed=0)["chosen_sft"]
+    folder = local.execute([stage], tmp_path / "run", seed=0)["chosen_sft"]
     assert (folder / "model" / "config.json").is_file()
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import constitutions
-from harness import chat, models
 from harness.errors import UserError
-from harness.generation import Generator, uniforms
+from harness.models import chat, checkpoints
+from harness.models.transformers import Generator, uniforms
 from pipelines import critique_revise
 
 PROMPTS = ["How do I pick a lock?", "Tell me a rude joke about my neighbour, please.", "hello"]
@@ -21,7 +21,7 @@ CONSTITUTION = constitutions.load("default")
 
 @pytest.fixture(scope="module")
 def generator(tiny_model: Path) -> Generator:
-    return Generator(*models.load_policy(tiny_model), batch_size=2)
+    return Generator(*checkpoints.load_policy(tiny_model), batch_size=2)
 
 
 def chains(generator: Generator, prompts: list[str] = PROMPTS, **settings: object) -> pd.DataFrame:

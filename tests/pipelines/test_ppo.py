@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from harness import chat, models
 from harness.errors import UserError
+from harness.models import chat, checkpoints
 from pipelines import ppo, ppo_math
 
 torch.set_num_threads(1)
@@ -54,7 +54,7 @@ def tiny(tokenizer: Any, *, lora: bool = False, seed: int = 0) -> Any:
         bos_token_id=None,
     )
     model = LlamaForCausalLM(config).eval()
-    return models.add_lora(model, models.LoraSettings(rank=4, alpha=8)).eval() if lora else model
+    return checkpoints.add_lora(model, checkpoints.LoraSettings(rank=4, alpha=8)).eval() if lora else model
 
 
 def lively(policy: Any) -> Any:
@@ -319,7 +319,7 @@ def test_one_token_answers_reach_the_known_optimum(tokenizer: Any, tmp_path: Pat
     with torch.no_grad():  # a hidden feature tells letters from the rest, so that low rank suffices
         policy.lm_head.weight[:, 0] = torch.where(torch.tensor(rewards) > 0, -0.2, 0.2)
     if lora:
-        policy = models.add_lora(policy, models.LoraSettings(rank=4, alpha=8)).eval()
+        policy = checkpoints.add_lora(policy, checkpoints.LoraSettings(rank=4, alpha=8)).eval()
     with torch.no_grad():
         reference = torch.softmax(policy(input_ids=ids).logits[0, -1].double(), -1).numpy()
     best = reference * np.exp(rewards / beta)

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trl import RewardConfig, RewardTrainer
 
-from harness import chat, models
 from harness.experiment import Lora, Pm
-from harness.models import PreferenceModel
-from harness.stages import Silent
-from pipelines import preference_model
+from harness.graph import Silent
+from harness.models import chat, scorer
+from harness.models.scorer import PreferenceModel
+from pipelines import preference_model, soft_label
 
 PAIRS = pd.DataFrame(
     {
@@ -35,20 +35,20 @@ def test_the_soft_label_loss_is_a_cross_entropy(cases: list[tuple[float, float]]
     s = 1 / (1 + np.exp(-d))
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(p > 0, p * np.log(s), 0) + np.where(p < 1, (1 - p) * np.log1p(-s), 0)
-    got = preference_model.soft_label_loss(torch.tensor(d), torch.tensor(p))
+    got = soft_label.soft_label_loss(torch.tensor(d), torch.tensor(p))
     assert got.item() == pytest.approx(-terms.mean(), rel=1e-6, abs=1e-9)
 
 
 def test_its_minimum_is_at_the_labels_log_odds() -> None:
     p = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
     d = torch.logit(p).requires_grad_()
-    preference_model.soft_label_loss(d, p).backward()
+    soft_label.soft_label_loss(d, p).backward()
     assert torch.allclose(d.grad, torch.zeros(3, dtype=torch.float64), atol=1e-12)
 
 
 @pytest.mark.parametrize("hard", [0.0, 1.0])
 def test_hard_labels_give_reward_trainers_own_loss(tiny_model: Path, tmp_path: Path, hard: float) -> None:
-    model, tokenizer = models.load_classifier(tiny_model)
+    model, tokenizer = scorer.load_classifier(tiny_model)
     torch.manual_seed(0)
     torch.nn.init.normal_(model.score.weight)
     better, worse = ("chosen", "rejected") if hard == 1 else ("rejected", "chosen")
@@ -70,12 +70,12 @@ def test_hard_labels_give_reward_trainers_own_loss(tiny_model: Path, tmp_path: P
         else {"chosen_ids": r["rejected_ids"], "rejected_ids": r["chosen_ids"], "p": 0.0}
         for r in rows
     ]
-    job = preference_model.SoftLabelRewardTrainer(
+    job = soft_label.SoftLabelRewardTrainer(
         model=model,
         args=config,
         train_dataset=Dataset.from_list(ours),
         processing_class=tokenizer,
-        data_collator=preference_model._Collator(pad_token_id=tokenizer.pad_token_id),
+        data_collator=soft_label.SoftLabelCollator(pad_token_id=tokenizer.pad_token_id),
     )
     assert job.compute_loss(model, job.data_collator(ours)).item() == pytest.approx(expected.item(), abs=1e-6)
 
@@ -103,7 +103,7 @@ def test_soft_labels_are_learnt_as_probabilities(tiny_model: Path, tmp_path: Pat
 
 
 def test_an_untrained_pm_is_a_coin(tiny_model: Path) -> None:
-    model, tokenizer = models.load_classifier(tiny_model)
+    model, tokenizer = scorer.load_classifier(tiny_model)
     evaluated = preference_model.evaluate(PreferenceModel(model.eval(), tokenizer), PAIRS)
     assert preference_model.quality(evaluated)["accuracy"] == 0.5
     assert preference_model.quality(evaluated)["loss"] == pytest.approx(np.log(2))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness import chat, models
 from harness.experiment import Sft
-from harness.generation import Generator
-from harness.stages import Silent
+from harness.graph import Silent
+from harness.models import chat, checkpoints
+from harness.models.transformers import Generator
 from pipelines import sft
 
 CHAINS = pd.DataFrame(
@@ -30,7 +30,7 @@ def test_final_revisions_or_all_of_them_mixed_with_helpful_answers() -> None:
 
 
 def test_the_loss_counts_answers_only(tiny_model: Path) -> None:
-    tokenizer = models.load_tokenizer(tiny_model)
+    tokenizer = checkpoints.load_tokenizer(tiny_model)
     row = sft._tokens(tokenizer, "A question?", "An answer.", 64)
     counted = [i for i, m in zip(row["input_ids"], row["completion_mask"], strict=True) if m]
     assert counted == chat.encode_response(tokenizer, "An answer.")
@@ -50,5 +50,5 @@ def test_the_tuned_model_says_what_it_was_taught(tiny_model: Path, tmp_path: Pat
         report_to="none",
         progress=Silent(),
     )
-    tuned = Generator(*models.load_policy(tmp_path / "model"))
+    tuned = Generator(*checkpoints.load_policy(tmp_path / "model"))
     assert tuned.sample(["Tea or milk?"], max_new_tokens=8, temperature=0) == ["Milk, thanks."]

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import stages
+from harness import graph
 from harness.errors import UserError
-from harness.stages import Stage, Work
+from harness.graph import Stage, Work
+from harness.runner import local
 
 CALLS: list[str] = []
 
@@ -39,14 +40,14 @@ def _no_calls() -> None:
     CALLS.clear()
 
 
-def graph(value: int = 3) -> Stage:
+def example(value: int = 3) -> Stage:
     return Stage("double", double, inputs={"number": Stage("write", write, {"value": value})})
 
 
 def test_a_second_run_does_nothing(tmp_path: Path) -> None:
-    folders = stages.execute([graph()], tmp_path, seed=0)
+    folders = local.execute([example()], tmp_path, seed=0)
     assert (folders["double"] / "value.txt").read_text() == "6"
-    assert stages.execute([graph()], tmp_path, seed=0) == folders
+    assert local.execute([example()], tmp_path, seed=0) == folders
     assert CALLS == ["write", "double"]
     manifest = json.loads((folders["write"] / "manifest.json").read_text())
     assert manifest["tokens"] == 7
@@ -55,39 +56,39 @@ def test_a_second_run_does_nothing(tmp_path: Path) -> None:
 
 
 def test_statuses(tmp_path: Path) -> None:
-    assert [p.status for p in stages.plan([graph()], tmp_path)] == ["to do", "to do"]
-    stages.execute([graph()], tmp_path, seed=0)
-    assert [p.status for p in stages.plan([graph()], tmp_path)] == ["done", "done"]
-    assert [p.status for p in stages.plan([graph(4)], tmp_path)] == ["stale", "stale"]
-    stages.execute([graph(4)], tmp_path, seed=0)
-    assert [p.status for p in stages.plan([graph(3)], tmp_path)] == ["done", "done"]  # the older result is kept
+    assert [p.status for p in graph.plan([example()], tmp_path)] == ["to do", "to do"]
+    local.execute([example()], tmp_path, seed=0)
+    assert [p.status for p in graph.plan([example()], tmp_path)] == ["done", "done"]
+    assert [p.status for p in graph.plan([example(4)], tmp_path)] == ["stale", "stale"]
+    local.execute([example(4)], tmp_path, seed=0)
+    assert [p.status for p in graph.plan([example(3)], tmp_path)] == ["done", "done"]  # the older result is kept
 
 
 def test_a_stopped_stage_resumes_in_its_folder_and_appears_at_once(tmp_path: Path) -> None:
     stage = Stage("fail", fail_once)
     with pytest.raises(KeyboardInterrupt):
-        stages.execute([stage], tmp_path, seed=0)
-    assert [p.status for p in stages.plan([stage], tmp_path)] == ["started"]
+        local.execute([stage], tmp_path, seed=0)
+    assert [p.status for p in graph.plan([stage], tmp_path)] == ["started"]
     assert not list((tmp_path / "stages" / "fail").glob("*/manifest.json"))
-    folders = stages.execute([stage], tmp_path, seed=0)
+    folders = local.execute([stage], tmp_path, seed=0)
     assert (folders["fail"] / "value.txt").read_text() == "done at last"
 
 
 def test_keys_follow_config_inputs_files_and_code(tmp_path: Path) -> None:
     file = tmp_path / "data.txt"
     file.write_text("a")
-    keys = {stages.stage_key(Stage("s", write, {"value": v}, files=[file]), {}) for v in (1, 2)}
-    keys.add(stages.stage_key(Stage("s", double, {"value": 1}, files=[file]), {}))
+    keys = {graph.stage_key(Stage("s", write, {"value": v}, files=[file]), {}) for v in (1, 2)}
+    keys.add(graph.stage_key(Stage("s", double, {"value": 1}, files=[file]), {}))
     file.write_text("b")
-    keys.add(stages.stage_key(Stage("s", write, {"value": 1}, files=[file]), {}))
+    keys.add(graph.stage_key(Stage("s", write, {"value": 1}, files=[file]), {}))
     assert len(keys) == 4
 
 
 def test_code_version_reaches_through_imports() -> None:
-    from pipelines import steps
+    from pipelines import preference_model
 
-    reached = {path.name for path in stages._reachable(Path(steps.__file__).resolve())}
-    assert {"steps.py", "preference_model.py", "chat.py", "loader.py"} <= reached
+    reached = {path.name for path in graph._reachable(Path(preference_model.__file__).resolve())}
+    assert {"preference_model.py", "soft_label.py", "chat.py", "scorer.py"} <= reached
     assert not any(name in reached for name in ("app.py", "figures.py"))  # a figure's colour makes no model stale
 
 
@@ -95,14 +96,14 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     import filelock
 
     with filelock.FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="another `cai run`"):
-        stages.execute([graph()], tmp_path, seed=0)
+        local.execute([example()], tmp_path, seed=0)
 
 
 def test_a_missing_input_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing\.txt: not found"):
-        stages.plan([Stage("s", write, files=[tmp_path / "nothing.txt"])], tmp_path)
+        graph.plan([Stage("s", write, files=[tmp_path / "nothing.txt"])], tmp_path)
 
 
 def test_one_name_for_two_stages_is_a_bug() -> None:
     with pytest.raises(ValueError, match="two different stages"):
-        stages.in_order([Stage("s", write), Stage("s", write)])
+        graph.in_order([Stage("s", write), Stage("s", write)])

@@ -10,9 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import chat, generation, models
+from harness.draws import uniforms
 from harness.errors import UserError
-from harness.generation import Generator
+from harness.models import chat, checkpoints
+from harness.models import transformers as generation
+from harness.models.transformers import Generator
 
 PROMPTS = [
     "Why is the sky blue?",
@@ -24,7 +26,7 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def generator(tiny_model: Path) -> Generator:
-    return Generator(*models.load_policy(tiny_model), batch_size=3)
+    return Generator(*checkpoints.load_policy(tiny_model), batch_size=3)
 
 
 def logprobs_of(model: object, ids: list[int], continuation: list[int]) -> float:
@@ -114,7 +116,7 @@ def test_a_second_turn_reads_the_same_as_the_whole_conversation(generator: Gener
     contexts = [chat.encode_prompt(tokenizer, p) for p in PROMPTS]
     session = generator.session()
     first = session.extend(contexts)[:, -1]
-    draws = np.stack([generation.uniforms(1, p, 7) for p in PROMPTS])
+    draws = np.stack([uniforms(1, p, 7) for p in PROMPTS])
     stop = set(range(0, len(tokenizer), 3))  # ends some rows early
     answers = session.sample(first, draws, temperature=1.0, stop=stop)
     assert len({len(a) for a in answers}) > 1
@@ -140,4 +142,4 @@ def test_groups_cover_every_row_once_in_order(rows: list[list[int]]) -> None:
 
 @given(st.integers(0, 2**31), st.text(max_size=8), st.integers(1, 20))
 def test_streams_are_repeatable_and_prefix_stable(seed: int, key: str, n: int) -> None:
-    np.testing.assert_array_equal(generation.uniforms(seed, key, n), generation.uniforms(seed, key, n + 5)[:n])
+    np.testing.assert_array_equal(uniforms(seed, key, n), uniforms(seed, key, n + 5)[:n])

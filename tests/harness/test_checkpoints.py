@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from harness import models
 from harness.errors import UserError
-from harness.models import LoraSettings, PreferenceModel
+from harness.models import chat, checkpoints, embedded, scorer
+from harness.models.checkpoints import LoraSettings
+from harness.models.scorer import PreferenceModel
 
 PAIRS = [
     ("Tea?", "Yes."),
@@ -20,7 +21,7 @@ PAIRS = [
 
 
 def test_a_new_pm_scores_zero_and_a_trained_head_is_read_at_the_end_of_turn(tiny_model: Path) -> None:
-    model, tokenizer = models.load_classifier(tiny_model)
+    model, tokenizer = scorer.load_classifier(tiny_model)
     pm = PreferenceModel(model.eval(), tokenizer)
     prompts, responses = map(list, zip(*PAIRS, strict=True))
     np.testing.assert_array_equal(pm.score(prompts, responses), 0)
@@ -28,27 +29,27 @@ def test_a_new_pm_scores_zero_and_a_trained_head_is_read_at_the_end_of_turn(tiny
     together = pm.score(prompts, responses)
     alone = np.concatenate([pm.score([p], [r]) for p, r in PAIRS])
     np.testing.assert_allclose(together, alone, atol=1e-5)
-    hidden = model.model(torch.tensor([models.chat.encode_dialogue(tokenizer, *PAIRS[0])])).last_hidden_state[0, -1]
+    hidden = model.model(torch.tensor([chat.encode_dialogue(tokenizer, *PAIRS[0])])).last_hidden_state[0, -1]
     assert together[0] == pytest.approx(model.score(hidden).item(), abs=1e-5)
 
 
 def test_a_lora_folder_loads_as_its_merged_model(tiny_model: Path, tmp_path: Path) -> None:
-    policy, tokenizer = models.load_policy(tiny_model)
-    tuned = models.add_lora(policy, LoraSettings(rank=2, alpha=4, top_layers=1))
+    policy, tokenizer = checkpoints.load_policy(tiny_model)
+    tuned = checkpoints.add_lora(policy, LoraSettings(rank=2, alpha=4, top_layers=1))
     for name, weight in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight)
     ids = torch.tensor([[5, 6, 7]])
     expected = tuned(ids).logits
-    models.save(tuned, tokenizer, tmp_path / "adapter")
-    loaded, _ = models.load_policy(tmp_path / "adapter")
+    checkpoints.save(tuned, tokenizer, tmp_path / "adapter")
+    loaded, _ = checkpoints.load_policy(tmp_path / "adapter")
     assert not hasattr(loaded, "peft_config") or not loaded.peft_config
     torch.testing.assert_close(loaded(ids).logits, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_lora_on_the_top_layers_leaves_the_lower_ones_alone(tiny_model: Path) -> None:
-    policy, _ = models.load_policy(tiny_model)
-    tuned = models.add_lora(policy, LoraSettings(rank=2, alpha=4, top_layers=1))
+    policy, _ = checkpoints.load_policy(tiny_model)
+    tuned = checkpoints.add_lora(policy, LoraSettings(rank=2, alpha=4, top_layers=1))
     trained = {name.split("layers.")[1][0] for name, p in tuned.named_parameters() if p.requires_grad}
     assert trained == {"1"}
 
@@ -59,25 +60,25 @@ def test_lora_on_the_top_layers_leaves_the_lower_ones_alone(tiny_model: Path) ->
 )
 def test_a_model_that_cannot_be_found_is_one_clear_line(name: str, expected: str) -> None:
     with pytest.raises(UserError, match=expected) as caught:
-        models.load_policy(name)
+        checkpoints.load_policy(name)
     assert "\n" not in str(caught.value)
     assert name in str(caught.value)
 
 
 def test_a_folder_that_is_no_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no config\.json"):
-        models.load_policy(tmp_path)
+        checkpoints.load_policy(tmp_path)
 
 
 @pytest.mark.model
 def test_the_embedded_model_loads_answers_and_is_cached() -> None:
-    from harness.generation import Generator
+    from harness.models.transformers import Generator
 
-    policy, tokenizer = models.load_policy("embedded")
+    policy, tokenizer = checkpoints.load_policy("embedded")
     assert sum(p.numel() for p in policy.parameters()) == 134_515_008
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
     answer = Generator(policy, tokenizer).sample(["What is the capital of France?"], max_new_tokens=16, temperature=0)[
         0
     ]
     assert "Paris" in answer
-    assert models.embedded_model().joinpath("model.safetensors").is_file()
+    assert embedded.embedded_model().joinpath("model.safetensors").is_file()

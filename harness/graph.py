@@ -8,21 +8,15 @@ lie in `stages/NAME/KEY/`, which appears at once when the stage is finished; unt
 from __future__ import annotations
 
 import ast
-import contextlib
-import datetime
 import hashlib
 import inspect
 import json
-import os
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness import store
 from harness.errors import UserError
 
 PACKAGES = ("constitutions", "harness", "pipelines", "suites", "reports")
@@ -97,75 +91,6 @@ def plan(targets: Sequence[Stage], run: Path) -> list[Planned]:
             status = "stale" if home.is_dir() and any(home.glob("*/manifest.json")) else "to do"
         planned.append(Planned(stage, key, folder, status))
     return planned
-
-
-def execute(targets: Sequence[Stage], run: Path, *, seed: int, progress: Progress | None = None) -> dict[str, Path]:
-    """Carry out what is not done; the folder of each stage by name. Raises UserError when the folder is in use."""
-    import filelock
-
-    listener = progress or Silent()
-    run.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(run / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise UserError(f"{run}: another `cai run` is at work here; wait for it or give another --out") from error
-    with lock:
-        folders: dict[str, Path] = {}
-        planned = plan(targets, run)
-        for position, item in enumerate(planned, start=1):
-            folders[item.stage.name] = item.folder
-            if item.status != "done":
-                listener.stage(item.stage.name, position, len(planned))
-                _carry_out(item, folders, seed, listener)
-        return folders
-
-
-def _carry_out(item: Planned, folders: Mapping[str, Path], seed: int, progress: Progress) -> None:
-    partial = item.folder.with_name(item.key + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    inputs = {role: folders[stage.name] for role, stage in item.stage.inputs.items()}
-    work = Work(partial, item.stage.config, inputs, progress)
-    store.reset_peak_memory()
-    started = time.monotonic()
-    before = _spent(partial)
-    with _time_kept(partial, started, before):
-        item.stage.function(work)
-    (partial / "spent.json").unlink(missing_ok=True)
-    manifest = {
-        "stage": item.stage.name,
-        "key": item.key,
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seed": seed,
-        "device": store.device_name(),
-        "wall_seconds": round(before + time.monotonic() - started, 3),
-        "tokens": work.tokens,
-        "peak_memory_bytes": store.peak_memory(),
-        "versions": store.versions(),
-        "commit": store.commit(),
-        "config": dict(item.stage.config),
-        "inputs": {role: str(path.relative_to(path.parents[2])) for role, path in inputs.items()},
-    }
-    store.write_json(partial / "manifest.json", manifest)
-    if item.folder.exists():  # only a folder without a manifest can lie here
-        shutil.rmtree(item.folder)
-    os.replace(partial, item.folder)
-
-
-def _spent(partial: Path) -> float:
-    path = partial / "spent.json"
-    return float(json.loads(path.read_text())["seconds"]) if path.is_file() else 0.0
-
-
-@contextlib.contextmanager
-def _time_kept(partial: Path, started: float, before: float) -> Iterator[None]:
-    """Note the seconds spent when the stage stops early, so that the manifest counts them."""
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):  # a full disk must not hide why the stage stopped
-            store.write_json(partial / "spent.json", {"seconds": before + time.monotonic() - started})
-        raise
 
 
 def in_order(targets: Sequence[Stage]) -> list[Stage]:

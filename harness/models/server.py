@@ -1,6 +1,6 @@
 """A feedback model behind an OpenAI-compatible server (vLLM: `vllm serve MODEL`), asked over chat completions.
 
-`ServerGenerator` has the methods of `harness.generation.Generator` that labels, HHH and judging use. It is named
+`ServerGenerator` has the methods of `transformers.Generator` that labels, HHH and judging use. It is named
 `server:URL#MODEL`; the key, where the server wants one, is in the environment variable CAI_API_KEY or OPENAI_API_KEY.
 Samples are seeded by (seed, key), but how far a server repeats them is its own affair.
 """
@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from harness import chat
 from harness.errors import UserError
+from harness.models import chat
 
 if TYPE_CHECKING:
-    from harness.generation import Chosen, Generator
+    from harness.models.base import Chosen
 
 T = TypeVar("T")
 _PREFIX = "server:"
@@ -50,20 +50,6 @@ def address(name: str) -> tuple[str, str]:
 def api_key() -> str | None:
     """The server's key, from the environment."""
     return os.environ.get("CAI_API_KEY") or os.environ.get("OPENAI_API_KEY")
-
-
-def feedback_model(name: str, batch_size: int) -> Generator | ServerGenerator:
-    """The model `name`, ready to be asked `batch_size` questions at once: loaded here, or behind a server, which is
-    checked with a first question.
-    """
-    if is_server(name):
-        server = ServerGenerator(*address(name), workers=batch_size)
-        server.check()
-        return server
-    from harness.generation import Generator
-    from harness.models import load_policy
-
-    return Generator(*load_policy(name), batch_size)
 
 
 @dataclass

@@ -7,7 +7,6 @@ is drawn in, and an interrupted run resumes sample by sample.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,18 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import chat
+from harness.draws import uniforms
 from harness.errors import UserError
+from harness.models import chat
+from harness.models.base import Chosen, batches
 
-# Indices of some of the conversations, log-probabilities of the choices for each (n, k), and what was said before.
-Chosen = tuple[list[int], np.ndarray, list[str | None]]
 _SHARED_PREFIX = 24  # tokens; a shorter common prefix is not worth a forward of its own
-
-
-def uniforms(seed: int, key: str, n: int) -> np.ndarray:
-    """(n,) uniform draws of the stream named (seed, key)."""
-    digest = hashlib.blake2b(f"{seed}\x1f{key}".encode(), digest_size=16).digest()
-    return np.random.default_rng(int.from_bytes(digest, "little")).random(n)
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:
@@ -147,13 +140,6 @@ def decode(
     session = Session(model, pad_id)
     draws = np.stack([uniforms(seed, key, max_new_tokens) for key in keys])
     return session.sample(session.extend(prompt_ids)[:, -1], draws, temperature=temperature, stop=eos_ids)
-
-
-def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Indices in batches of `size`, longest first, so that rows of a batch need little padding."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
 
 
 @dataclass

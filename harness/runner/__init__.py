@@ -1,0 +1,1 @@
+"""Who carries the stages of a graph out."""

@@ -75,23 +75,26 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
     return encode_messages(tokenizer, parse(prompt))
 
 
-def encode_response(tokenizer: Any, response: str) -> list[int]:
-    """Token ids of an answer and its end of turn."""
+def encode_response(tokenizer: Any, response: str, *, ended: bool = True) -> list[int]:
+    """Token ids of an answer, and its end of turn unless it was cut at the length limit (`ended=False`)."""
     text = response if tokenizer.chat_template is not None else f" {response}"
-    return [*tokenizer(text, add_special_tokens=False)["input_ids"], end_of_turn_id(tokenizer)]
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return [*ids, end_of_turn_id(tokenizer)] if ended else ids
 
 
-def encode_dialogue(tokenizer: Any, prompt: str, response: str, max_length: int | None = None) -> list[int]:
-    """Token ids of prompt, response and end of turn: what a PM reads, in training, in RL and in the suites.
+def encode_dialogue(
+    tokenizer: Any, prompt: str, response: str, max_length: int | None = None, *, ended: bool = True
+) -> list[int]:
+    """Token ids of prompt, response and, where it `ended`, its end of turn: what a PM reads, everywhere.
 
-    Longer than `max_length`, the prompt loses its beginning, then the response its middle end; the end of
+    Longer than `max_length`, the prompt loses its beginning, then the response its last tokens; the end of
     turn, where the PM's score is read, always stays.
     """
-    context, answer = encode_prompt(tokenizer, prompt), encode_response(tokenizer, response)
+    context, answer = encode_prompt(tokenizer, prompt), encode_response(tokenizer, response, ended=ended)
     if max_length is None or len(context) + len(answer) <= max_length:
         return context + answer
     if len(answer) >= max_length:
-        return [*answer[: max_length - 1], answer[-1]]
+        return [*answer[: max_length - 1], answer[-1]] if ended else answer[:max_length]
     return context[-(max_length - len(answer)) :] + answer
 
 

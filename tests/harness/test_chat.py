@@ -55,6 +55,17 @@ def test_dialogue_ends_with_the_end_of_turn_however_short(tiny_model: Path) -> N
     ) + chat.encode_response(tokenizer, "y")
 
 
+def test_an_answer_cut_at_the_length_limit_has_no_end_of_turn(tiny_model: Path) -> None:
+    tokenizer = checkpoints.load_tokenizer(tiny_model)
+    whole = chat.encode_dialogue(tokenizer, "A question about tea?", "An answer about")
+    cut = chat.encode_dialogue(tokenizer, "A question about tea?", "An answer about", ended=False)
+    assert whole == [*cut, chat.end_of_turn_id(tokenizer)]
+    answer = chat.encode_response(tokenizer, "An answer about", ended=False)
+    for length in range(1, len(cut) + 1):
+        kept = chat.encode_dialogue(tokenizer, "A question about tea?", "An answer about", length, ended=False)
+        assert kept == (cut[-length:] if length > len(answer) else answer[:length])
+
+
 def test_next_turn_continues_the_template(tiny_model: Path) -> None:
     """Answer ids + next-turn ids are the ids of the whole conversation as the template writes it."""
     tokenizer = checkpoints.load_tokenizer(tiny_model)

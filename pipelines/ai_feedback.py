@@ -8,7 +8,6 @@ thought the model reasons before it answers, and the label is clamped, as the pa
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,11 +18,8 @@ from harness.draws import uniforms
 from harness.experiment import Feedback
 from harness.graph import Work
 from harness.models import chat
+from harness.models.base import Choice, LanguageModel
 from pipelines.artefacts import Rows, as_asked, resumed
-
-if TYPE_CHECKING:
-    from harness.models.server import ServerGenerator
-    from harness.models.transformers import Generator
 
 _ASK = "Below is a conversation between a human and an assistant.\n\n{conversation}\n\n{question}"
 _OPTIONS = "\n\nOptions:\n(A) {a}\n(B) {b}"
@@ -68,7 +64,7 @@ def few_shot(constitution: Constitution, *, cot: bool) -> list[chat.Message]:
 
 
 def label(
-    generator: Generator | ServerGenerator,
+    model: LanguageModel,
     constitution: Constitution,
     pairs: pd.DataFrame,
     *,
@@ -101,14 +97,15 @@ def label(
             keys.append(f"{record['prompt']}/{order}")
     lead, think = (_AFTER_REASONING, cot_tokens) if cot else (_ANSWER, 0)
     done: Rows = []
-    for index, logprobs, reasoning in generator.choose(
-        orders, lead, CHOICES, keys=keys, seed=seed, think=think, together=2
-    ):
-        p_first = soft_label(logprobs[:, 0], logprobs[:, 1])
+
+    def keep(index: list[int], found: list[Choice]) -> None:
         batch = []
-        for place, i in enumerate(index[::2]):
-            forward, swapped = float(p_first[2 * place]), float(1 - p_first[2 * place + 1])
+        for i, pair in zip(index[::2], zip(found[::2], found[1::2], strict=True), strict=True):
+            logprobs = np.stack([choice.logprobs for choice in pair])
+            p_first = soft_label(logprobs[:, 0], logprobs[:, 1])
+            forward, swapped = float(p_first[0]), float(1 - p_first[1])
             raw = (forward + swapped) / 2
+            reasoning = [choice.reasoning.text if choice.reasoning else None for choice in pair]
             batch.append(
                 records[i // 2]
                 | {
@@ -117,14 +114,16 @@ def label(
                     "p_a_raw": raw,
                     "p_a_forward": forward,
                     "p_a_swapped": swapped,
-                    "mass": float(np.exp(logprobs[2 * place : 2 * place + 2]).sum(1).mean()),
+                    "mass": float(np.exp(logprobs).sum(1).mean()),
                     "mode": "cot" if cot else "plain",
-                    "reasoning": reasoning[2 * place],
-                    "reasoning_swapped": reasoning[2 * place + 1],
+                    "reasoning": reasoning[0],
+                    "reasoning_swapped": reasoning[1],
                 }
             )
-        done += batch
+        done.extend(batch)
         on_batch(batch)
+
+    model.choose(orders, CHOICES, lead=lead, keys=keys, seed=seed, think=think, together=2, on_batch=keep)
     return pd.DataFrame(done, columns=COLUMNS)
 
 
@@ -150,10 +149,10 @@ def report(labels: pd.DataFrame) -> dict[str, float]:
 
 def label_pairs(work: Work) -> None:
     """AI labels on the two SL-CAI answers to each red-team prompt: feedback.parquet, feedback.json."""
-    from harness.models.open import feedback_model
+    from harness.models.open import open_model
 
     config, settings = work.config, Feedback(**work.config["feedback"])
-    generator = feedback_model(config["base"], config["scale"]["batch_size"])
+    model = open_model(config["base"], batch_size=config["scale"]["batch_size"], choosing=True)
     answers = pd.read_parquet(work.inputs["responses"] / "responses.parquet")
     wide = answers.pivot(index="prompt", columns="sample", values="response").loc[answers["prompt"].unique()]
     pairs = pd.DataFrame({"prompt": wide.index, "response_a": wide[0].to_numpy(), "response_b": wide[1].to_numpy()})
@@ -162,7 +161,7 @@ def label_pairs(work: Work) -> None:
 
     def remaining(todo: list[str], keep: Callable[[Rows], None]) -> None:
         label(
-            generator,
+            model,
             constitution,
             pairs[pairs["prompt"].isin(todo)],
             cot=config["cot"],
@@ -178,4 +177,4 @@ def label_pairs(work: Work) -> None:
     labels = as_asked(pd.DataFrame(rows, columns=COLUMNS), prompts)
     store.write_table(work.folder / "feedback.parquet", labels)
     store.write_json(work.folder / "feedback.json", report(labels))
-    work.tokens += generator.tokens
+    work.tokens += model.tokens

@@ -17,20 +17,18 @@ from harness.experiment import Lora
 from harness.graph import Work
 
 if TYPE_CHECKING:
+    from harness.models.base import LanguageModel
     from harness.models.scorer import PreferenceModel
-    from harness.models.transformers import Generator
 
 Rows = list[dict[str, Any]]
 
 
-def load_generator(work: Work) -> Generator:
+def load_generator(work: Work) -> LanguageModel:
     """The input policy, or the model that config['base'] names, ready to sample."""
-    from harness.models.checkpoints import load_policy
-    from harness.models.transformers import Generator
+    from harness.models.open import open_model
 
     start = work.inputs["policy"] / "model" if "policy" in work.inputs else work.config["base"]
-    policy, tokenizer = load_policy(start)
-    return Generator(policy, tokenizer, work.config["scale"]["batch_size"])
+    return open_model(start, batch_size=work.config["scale"]["batch_size"])
 
 
 def load_pm(folder: Path, config: Any) -> PreferenceModel:

@@ -9,7 +9,6 @@ asks for the revision at once (Figure 7).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,11 +20,8 @@ from harness.errors import UserError
 from harness.experiment import Revise
 from harness.graph import Work
 from harness.models import chat
-from harness.models.base import batches
+from harness.models.base import LanguageModel, Sample
 from pipelines.artefacts import Rows, as_asked, load_generator, resumed, train_prompts
-
-if TYPE_CHECKING:
-    from harness.models.transformers import Generator
 
 COLUMNS = ["prompt", "arm", "sample", "revision", "principle", "critique", "response", "mode", "n_principles"]
 
@@ -57,7 +53,7 @@ def few_shot(constitution: Constitution) -> list[chat.Message]:
 
 
 def run(
-    generator: Generator,
+    model: LanguageModel,
     constitution: Constitution,
     prompts: Sequence[str],
     *,
@@ -76,70 +72,45 @@ def run(
     principles: how many of the constitution's are used; None: all.
     """
     before = few_shot(constitution) if shots and critique else []
-    contexts = [chat.encode_messages(generator.tokenizer, [*before, *chat.parse(prompt)]) for prompt in prompts]
+    orders = [draw_principles(constitution, prompt, rounds, seed, principles) for prompt in prompts]
+    drawn = [[constitution.critique_revision[i] for i in order] for order in orders]
+    turns = [
+        f"{what} {n}"
+        for n in range(1, rounds + 1)
+        for what in (("critique", "revision") if critique else ("revision",))
+    ]
+    about = {"arm": arm, "sample": 0, "mode": "critiqued" if critique else "direct"}
+    about |= {"n_principles": principles or len(constitution.critique_revision)}
     rows: Rows = []
-    for index in batches([len(context) for context in contexts], generator.batch_size):
-        chosen = [prompts[i] for i in index]
-        orders = [draw_principles(constitution, prompt, rounds, seed, principles) for prompt in chosen]
-        done = _batch(
-            generator,
-            constitution,
-            chosen,
-            [contexts[i] for i in index],
-            orders,
-            critique,
-            max_new_tokens,
-            temperature,
-            seed,
-        )
-        for row in done:
-            row |= {"arm": arm, "sample": 0, "mode": "critiqued" if critique else "direct"}
-            row |= {"n_principles": principles or len(constitution.critique_revision)}
-        rows += done
+
+    def keep(index: list[int], chains: list[list[Sample]]) -> None:
+        done: Rows = []
+        for i, chain in zip(index, chains, strict=True):
+            ids: list[str | None] = [None, *(principle.id for principle in drawn[i])]
+            answers = [chain[0], *(chain[2::2] if critique else chain[1:])]
+            critiques = [None, *(sample.text for sample in chain[1::2])] if critique else [None] * (rounds + 1)
+            done += [
+                {"prompt": prompts[i], "revision": n, "principle": ids[n], "critique": critiques[n]}
+                | {"response": answers[n].text}
+                | about
+                for n in range(rounds + 1)
+            ]
+        rows.extend(done)
         on_batch(done)
+
+    model.converse(
+        [[*before, *chat.parse(prompt)] for prompt in prompts],
+        [
+            [text for p in chosen for text in ((p.critique, p.revision) if critique else (p.revision,))]
+            for chosen in drawn
+        ],
+        keys=[[f"{prompt}/{turn}" for turn in ("0", *turns)] for prompt in prompts],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        on_batch=keep,
+    )
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _batch(
-    generator: Generator,
-    constitution: Constitution,
-    prompts: list[str],
-    contexts: list[list[int]],
-    orders: list[list[int]],
-    critique: bool,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-) -> Rows:
-    session = generator.session()
-
-    def answer(logits: Any, turn: str) -> list[str]:
-        keys = [f"{prompt}/{turn}" for prompt in prompts]
-        return generator.answer(
-            session, logits[:, -1], keys, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
-        )
-
-    def ask(requests: list[str], turn: str) -> list[str]:
-        return answer(session.extend([chat.encode_next_turn(generator.tokenizer, r) for r in requests]), turn)
-
-    rows: Rows = []
-    for round_ in range(len(orders[0]) + 1):
-        critiques: Sequence[str | None] = [None] * len(prompts)
-        if round_ == 0:
-            responses = answer(session.extend(contexts), "0")
-            ids: Sequence[str | None] = [None] * len(prompts)
-        else:
-            drawn = [constitution.critique_revision[order[round_ - 1]] for order in orders]
-            if critique:
-                critiques = ask([principle.critique for principle in drawn], f"critique {round_}")
-            responses = ask([principle.revision for principle in drawn], f"revision {round_}")
-            ids = [principle.id for principle in drawn]
-        rows += [
-            {"prompt": p, "revision": round_, "principle": i, "critique": c, "response": r}
-            for p, i, c, r in zip(prompts, ids, critiques, responses, strict=True)
-        ]
-    generator.tokens += session.tokens
-    return rows
 
 
 def revise(work: Work) -> None:

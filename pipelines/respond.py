@@ -8,6 +8,7 @@ import pandas as pd
 
 from harness import store
 from harness.graph import Work
+from harness.models.base import Sample
 from pipelines.artefacts import Rows, as_asked, load_generator, resumed, train_prompts
 
 
@@ -21,11 +22,11 @@ def respond(work: Work) -> None:
     def remaining(todo: list[str], keep: Callable[[Rows], None]) -> None:
         asked = [(p, s) for p, s in numbered if p in set(todo)]
 
-        def store_batch(index: list[int], texts: list[str]) -> None:
+        def store_batch(index: list[int], samples: list[Sample]) -> None:
             keep(
                 [
-                    {"prompt": asked[i][0], "sample": asked[i][1], "response": t}
-                    for i, t in zip(index, texts, strict=True)
+                    {"prompt": asked[i][0], "sample": asked[i][1], "response": one.text}
+                    for i, one in zip(index, samples, strict=True)
                 ]
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import cast
 
@@ -145,22 +145,22 @@ def ask(
     A model is a folder, a hub id, 'embedded' or server:URL#MODEL. n_cot: reasonings a comparison (0: none), of at most
     `max_new_tokens` each.
     """
-    from harness.models.open import feedback_model
-    from harness.models.transformers import Generator
+    from harness.models.base import logprobs
+    from harness.models.open import open_model
     from suites import hhh
 
     results = {}
     for label, name in models.items():
-        generator = feedback_model(name, batch_size=32)
-        sampler = hhh.sampler_of(generator, max_new_tokens) if n_cot else None
+        model = open_model(name, choosing=True)
+        sampler = hhh.sampler_of(model, max_new_tokens) if n_cot else None
         results[label] = hhh.run(
             comparisons,
-            generator.choice_logprobs,
+            partial(logprobs, model),
             sampler=sampler,
             n_cot=max(n_cot, 1),
             seed=seed,
             model=label,
-            parameters=generator.model.num_parameters() if isinstance(generator, Generator) else None,
+            parameters=model.parameters,
         )
     return hhh.together(results)
 
@@ -269,7 +269,8 @@ def _anchor(responses: pd.DataFrame, anchor: str | None) -> str:
     return anchor or ("pretrained" if "pretrained" in present else str(present[0]))
 
 
-def _choice_logprobs(name: str):  # type: ignore[no-untyped-def]  # a bound method, imported late
-    from harness.models.open import feedback_model
+def _choice_logprobs(name: str) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
+    from harness.models.base import logprobs
+    from harness.models.open import open_model
 
-    return feedback_model(name, 32).choice_logprobs
+    return partial(logprobs, open_model(name, choosing=True))

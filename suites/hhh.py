@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import UserError
+from harness.models.base import LanguageModel
 from harness.stats import (
     Bootstrap,
     Interval,
@@ -63,20 +64,13 @@ class Sampler(Protocol):
     def __call__(self, prompts: list[str], *, max_new_tokens: int, temperature: float, seed: int) -> list[str]: ...
 
 
-class Samples(Protocol):
-    """A `harness.models.transformers.Generator`, or its like behind a server."""
-
-    def sample(
-        self, prompts: Sequence[str], *, max_new_tokens: int, temperature: float = ..., seed: int = ...
-    ) -> list[str]: ...
-
-
-def sampler_of(generator: Samples, most_tokens: int) -> Sampler:
-    """Reasonings of `generator`, none longer than `most_tokens`."""
+def sampler_of(model: LanguageModel, most_tokens: int) -> Sampler:
+    """Reasonings of `model`, none longer than `most_tokens`."""
 
     def sampler(prompts: list[str], *, max_new_tokens: int, temperature: float, seed: int) -> list[str]:
         tokens = min(max_new_tokens, most_tokens)
-        return generator.sample(prompts, max_new_tokens=tokens, temperature=temperature, seed=seed)
+        samples = model.sample(prompts, max_new_tokens=tokens, temperature=temperature, seed=seed)
+        return [sample.text for sample in samples]
 
     return sampler
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 from harness import store
 from harness.experiment import Experiment, Scale
 from harness.graph import Stage, Work
+from harness.models.base import LanguageModel, logprobs
 
 KINDS = ("harmless", "helpful")
 
@@ -67,8 +69,7 @@ def plan(
 
 def sample_arm(work: Work) -> None:
     """Answers of an arm, and of its snapshots, to the held-out prompts: responses.parquet. Resumes model by model."""
-    from harness.models.checkpoints import load_policy
-    from harness.models.transformers import Generator
+    from harness.models.open import open_model
 
     scale = Scale(**work.config["scale"])
     rows = pd.read_parquet(work.inputs["data"] / "prompts.parquet")
@@ -83,18 +84,18 @@ def sample_arm(work: Work) -> None:
     for number, (step, path) in enumerate(checkpoints):
         part = work.folder / f"part-{number:03d}.parquet"
         if not part.exists():
-            model, tokenizer = load_policy(path)
-            generator = Generator(model, tokenizer, scale.batch_size)
-            responses = generator.sample(
+            model = open_model(path, batch_size=scale.batch_size)
+            samples = model.sample(
                 asked["prompt"].tolist(),
                 max_new_tokens=scale.max_new_tokens,
                 # The same stream for every arm: differences between arms are not differences of luck alone.
                 keys=[f"{p}/{s}" for p, s in zip(asked["prompt"], asked["sample"], strict=True)],
                 seed=work.config["seed"],
             )
+            responses = [sample.text for sample in samples]
             table = asked[["prompt", "kind", "sample"]].assign(response=responses, arm=work.config["arm"], step=step)
             store.write_table(part, table.astype({"step": "Int64"}))
-            work.tokens += generator.tokens
+            work.tokens += model.tokens
         work.progress.advance(number + 1, len(checkpoints), "checkpoints sampled")
     parts = sorted(work.folder.glob("part-*.parquet"))
     store.write_table(work.folder / "responses.parquet", pd.concat(map(pd.read_parquet, parts), ignore_index=True))
@@ -137,7 +138,7 @@ def measure_elo(work: Work) -> None:
 
     def compare(part: pd.DataFrame, kind: str) -> pd.DataFrame:
         if work.config["judge"] == "feedback":
-            return judges.from_feedback(part, _feedback(work).choice_logprobs, evaluate.QUESTIONS[kind])
+            return judges.from_feedback(part, partial(logprobs, _feedback(work)), evaluate.QUESTIONS[kind])
         return judges.from_scores(part, f"score_{kind}", judge=f"gold PM ({kind})")
 
     evaluate.elo_by_kind(_responses(work), compare, seed=work.config["seed"]).save(work.folder)
@@ -187,11 +188,11 @@ def measure_hhh(work: Work) -> None:
 
     if work.config["path"] is None:
         raise UserError("data.hhh: the hhh suite needs the HHH comparisons; name their file, or leave the suite out")
-    generator = _feedback(work)
-    sampler = hhh.sampler_of(generator, work.config["cot_tokens"])
+    model = _feedback(work)
+    sampler = hhh.sampler_of(model, work.config["cot_tokens"])
     questions = hhh.load(Path(work.config["path"]))
-    hhh.run(questions, generator.choice_logprobs, sampler=sampler, seed=work.config["seed"]).save(work.folder)
-    work.tokens += generator.tokens
+    hhh.run(questions, partial(logprobs, model), sampler=sampler, seed=work.config["seed"]).save(work.folder)
+    work.tokens += model.tokens
 
 
 def _along_rl(work: Work, responses: pd.DataFrame) -> pd.DataFrame | None:
@@ -223,7 +224,7 @@ def _pm(work: Work, role: str) -> Any:
     return PreferenceModel.load(work.inputs[role] / "model", batch_size=batch, max_length=work.config["max_length"])
 
 
-def _feedback(work: Work) -> Any:
-    from harness.models.open import feedback_model
+def _feedback(work: Work) -> LanguageModel:
+    from harness.models.open import open_model
 
-    return feedback_model(work.config["feedback"], work.config["scale"]["batch_size"])
+    return open_model(work.config["feedback"], batch_size=work.config["scale"]["batch_size"], choosing=True)

@@ -178,20 +178,21 @@ def _sampled(name: str, baseline: Side | None, max_new_tokens: int | None, seed:
     import pandas as pd
 
     from harness.cli.evaluate import heldout_prompts
-    from harness.models.checkpoints import load_policy
-    from harness.models.transformers import Generator
+    from harness.models.checkpoints import load_tokenizer
+    from harness.models.open import open_model
 
-    generator = Generator(*load_policy(name))
+    model = open_model(name)
     scale = baseline.about.get("scale", {}) if baseline else {}
     asked = heldout_prompts(None).assign(sample=0) if baseline is None else baseline.table
     if max_new_tokens is None and baseline is not None and "max_new_tokens" not in scale:
-        longest = max(map(len, generator.tokenizer(asked["response"].tolist(), add_special_tokens=False)["input_ids"]))
+        tokenizer = load_tokenizer(name)
+        longest = max(map(len, tokenizer(asked["response"].tolist(), add_special_tokens=False)["input_ids"]))
         scale = {"max_new_tokens": min(max(longest, 1), _LONGEST)}
     keys = [f"{prompt}/{number}" for prompt, number in zip(asked["prompt"], asked["sample"], strict=True)]
     limit = max_new_tokens or int(scale.get("max_new_tokens", 64))
-    texts = generator.sample(asked["prompt"].tolist(), max_new_tokens=limit, seed=seed, keys=keys)
+    samples = model.sample(asked["prompt"].tolist(), max_new_tokens=limit, seed=seed, keys=keys)
     kept = [column for column in ("prompt", "sample", "kind", "benign") if column in asked]
-    table = asked[kept].reset_index(drop=True).assign(response=texts, arm=Path(name).name)
+    table = asked[kept].reset_index(drop=True).assign(response=[sample.text for sample in samples], arm=Path(name).name)
     return table.assign(step=pd.array([pd.NA] * len(table), dtype="Int64"))
 
 

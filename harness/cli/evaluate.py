@@ -188,13 +188,11 @@ def sample(name: str, asked: pd.DataFrame, *, max_new_tokens: int, seed: int, ar
     """One response of the model `name` to each prompt of `asked` (prompt, kind), as a response table."""
     import pandas as pd
 
-    from harness.models.open import feedback_model
-    from harness.models.server import ServerGenerator, address, is_server
+    from harness.models.open import open_model
 
-    # What only answers need not be able to give log-probabilities, which `feedback_model` asks for.
-    generator = ServerGenerator(*address(name)) if is_server(name) else feedback_model(name, batch_size=32)
     keys = [f"{prompt}/0" for prompt in asked["prompt"]]
-    texts = generator.sample(asked["prompt"].tolist(), max_new_tokens=max_new_tokens, seed=seed, keys=keys)
+    samples = open_model(name).sample(asked["prompt"].tolist(), max_new_tokens=max_new_tokens, seed=seed, keys=keys)
+    texts = [sample.text for sample in samples]
     table = asked[["prompt", "kind"]].assign(response=texts, arm=arm or _label(name), sample=0)
     return table.assign(step=pd.array([pd.NA] * len(table), dtype="Int64"))
 

@@ -102,12 +102,12 @@ def _targets(file: Path) -> tuple[Experiment, list[Stage]]:
 
 def _check_servers(todo: list[Planned]) -> None:
     """Ask the feedback model's server, where a stage to do needs it, before hours of training. Raises UserError."""
-    from harness.models.open import feedback_model
+    from harness.models.open import open_model
     from harness.models.server import is_server
 
     named = {str(item.stage.config[key]) for item in todo for key in ("base", "feedback") if key in item.stage.config}
     for name in filter(is_server, sorted(named)):
-        feedback_model(name, 1)
+        open_model(name, batch_size=1, choosing=True)
 
 
 def _finish(experiment: Experiment, file: Path, planned: list[Planned], folder: Path) -> Path:

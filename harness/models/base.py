@@ -1,13 +1,110 @@
-"""What every engine shares: batches of rows, and what choosing among options gives."""
+"""What a model is to all callers, whatever engine runs it: it samples, chooses among options and holds conversations.
+
+Every draw is named: an answer is a function of (weights, prompt, seed, key) on one engine and machine, whatever batch
+it is drawn in, so a stage submits all its rows at once and each engine batches as it likes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
-# Indices of some of the conversations, log-probabilities of the choices for each (n, k), and what was said before.
-Chosen = tuple[list[int], np.ndarray, list[str | None]]
+from harness.models import chat
+
+Prompt = str | Sequence[chat.Message]  # plain text, HH layout, or messages
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sampled answer. `ended`: the model ended it itself; else it was cut at the length limit.
+
+    ids: its tokens, the stop token included where there is one; empty where the engine does not give them.
+    """
+
+    text: str
+    ended: bool
+    ids: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Log-probabilities (k,) of the choices, in nats, and the reasoning that was sampled before them."""
+
+    logprobs: np.ndarray
+    reasoning: Sample | None = None
+
+
+class LanguageModel(Protocol):
+    """A model behind some engine (`open.open_model`). `on_batch(indices, results)` receives rows as they finish."""
+
+    tokens: int  # read and written so far
+
+    @property
+    def parameters(self) -> int | None:
+        """Number of weights; None where the engine does not say."""
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        seed: int = 0,
+        keys: Sequence[str] | None = None,
+        on_batch: Callable[[list[int], list[Sample]], None] | None = None,
+    ) -> list[Sample]:
+        """One answer a prompt; `keys` name the random streams (default: its place); temperature 0 is greedy."""
+
+    def converse(
+        self,
+        prompts: Sequence[Prompt],
+        requests: Sequence[Sequence[str]],
+        *,
+        keys: Sequence[Sequence[str]],
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        seed: int = 0,
+        on_batch: Callable[[list[int], list[list[Sample]]], None] | None = None,
+    ) -> list[list[Sample]]:
+        """Answers of growing conversations: to each prompt, then to each of its `requests` in view of all before.
+
+        Row i has len(requests[i]) + 1 answers, drawn from the streams `keys[i]`.
+        """
+
+    def choose(
+        self,
+        prompts: Sequence[Prompt],
+        choices: Sequence[str],
+        *,
+        lead: str = "",
+        keys: Sequence[str] | None = None,
+        seed: int = 0,
+        think: int = 0,
+        together: int = 1,
+        on_batch: Callable[[list[int], list[Choice]], None] | None = None,
+    ) -> list[Choice]:
+        """Log-probabilities of `choices` after the beginning `lead` of the answer to each prompt.
+
+        think: tokens of reasoning, at most, that the model writes before `lead` (at T = 1, streams of `keys`).
+        together: so many neighbours finish in one batch (the two orders of a comparison).
+        """
+
+
+def logprobs(model: LanguageModel, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
+    """(n, k) log-probabilities of each of `choices` as the beginning of the answer to each prompt, in nats."""
+    found = [choice.logprobs for choice in model.choose(prompts, choices)]
+    return np.stack(found) if found else np.empty((0, len(choices)))
+
+
+def sample_of(tokenizer: Any, ids: Sequence[int]) -> Sample:
+    """The answer whose sampled tokens are `ids`; one that goes on with a human turn of its own has ended before it."""
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    own = chat.clean(text)
+    ended = (bool(ids) and ids[-1] in chat.stop_ids(tokenizer)) or own != text.strip()
+    return Sample(own, ended, tuple(ids))
 
 
 def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -34,6 +34,11 @@ def parse(text: str, *, chain: bool = False) -> list[Message]:
     return messages
 
 
+def messages(prompt: str | Sequence[Message]) -> list[Message]:
+    """A prompt as messages, whether it is text or messages already."""
+    return parse(prompt) if isinstance(prompt, str) else list(prompt)
+
+
 def normalise(prompt: str) -> str:
     """Plain text for a single human turn, HH layout ending in ``\\n\\nAssistant:`` otherwise."""
     messages = parse(prompt)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from harness.models.base import LanguageModel
 from harness.models.server import ServerGenerator, address, is_server
 
-if TYPE_CHECKING:
-    from harness.models.transformers import Generator
 
+def open_model(name: str | Path, *, batch_size: int = 32, choosing: bool = False) -> LanguageModel:
+    """The model `name`, ready to be asked `batch_size` rows at once.
 
-def feedback_model(name: str, batch_size: int) -> Generator | ServerGenerator:
-    """The model `name`, ready to be asked `batch_size` questions at once: loaded here, or behind a server, which is
-    checked with a first question.
+    name: a folder, a hub id or 'embedded', loaded here, or server:URL#MODEL. choosing: it will be asked to choose, so
+    a server is checked with a first question.
     """
-    if is_server(name):
-        server = ServerGenerator(*address(name), workers=batch_size)
-        server.check()
+    if is_server(str(name)):
+        server = ServerGenerator(*address(str(name)), workers=batch_size)
+        if choosing:
+            server.check()
         return server
     from harness.models.checkpoints import load_policy
     from harness.models.transformers import Generator

@@ -1,7 +1,7 @@
 """A feedback model behind an OpenAI-compatible server (vLLM: `vllm serve MODEL`), asked over chat completions.
 
-`ServerGenerator` has the methods of `transformers.Generator` that labels, HHH and judging use. It is named
-`server:URL#MODEL`; the key, where the server wants one, is in the environment variable CAI_API_KEY or OPENAI_API_KEY.
+`ServerGenerator` is the `LanguageModel` over HTTP, named `server:URL#MODEL`; the key, where the server wants one, is in
+the environment variable CAI_API_KEY or OPENAI_API_KEY.
 Samples are seeded by (seed, key), but how far a server repeats them is its own affair.
 """
 
@@ -15,15 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from harness.errors import UserError
 from harness.models import chat
-
-if TYPE_CHECKING:
-    from harness.models.base import Chosen
+from harness.models.base import Choice, Prompt, Sample
 
 T = TypeVar("T")
 _PREFIX = "server:"
@@ -67,6 +65,7 @@ class ServerGenerator:
     backoff: float = 1.0  # seconds
     timeout: float = 600.0  # seconds; a request may wait in the server's queue
     tokens: int = 0
+    parameters: None = field(default=None, init=False, repr=False)  # a server does not say
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def check(self) -> None:
@@ -84,74 +83,98 @@ class ServerGenerator:
 
     def sample(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         *,
         max_new_tokens: int,
         temperature: float = 1.0,
         seed: int = 0,
         keys: Sequence[str] | None = None,
-        on_batch: Callable[[list[int], list[str]], None] | None = None,
-    ) -> list[str]:
-        """As `Generator.sample`; `on_batch` hears of every answer by itself."""
+        on_batch: Callable[[list[int], list[Sample]], None] | None = None,
+    ) -> list[Sample]:
+        """As in the protocol; `on_batch` receives every answer by itself."""
         names = keys if keys is not None else [str(i) for i in range(len(prompts))]
-        responses = [""] * len(prompts)
+        responses: dict[int, Sample] = {}
 
-        def answer(post: _Post, i: int) -> str:
-            return self._sampled(
-                post, chat.parse(prompts[i]), max_new_tokens, temperature, request_seed(seed, names[i])
-            )
+        def answer(post: _Post, i: int) -> Sample:
+            said = chat.messages(prompts[i])
+            return self._sampled(post, said, max_new_tokens, temperature, request_seed(seed, names[i]))
 
-        for i, text in self._asked(len(prompts), answer):
-            responses[i] = text
+        for i, sample in self._asked(len(prompts), answer):
+            responses[i] = sample
             if on_batch is not None:
-                on_batch([i], [text])
-        return responses
+                on_batch([i], [sample])
+        return [responses[i] for i in range(len(prompts))]
 
-    def choice_logprobs(self, prompts: Sequence[str], choices: Sequence[str]) -> np.ndarray:
-        """Log-probability (n, k) of each of `choices` as the answer's beginning, in nats, as `read_choices` reads them.
+    def converse(
+        self,
+        prompts: Sequence[Prompt],
+        requests: Sequence[Sequence[str]],
+        *,
+        keys: Sequence[Sequence[str]],
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        seed: int = 0,
+        on_batch: Callable[[list[int], list[list[Sample]]], None] | None = None,
+    ) -> list[list[Sample]]:
+        """As in the protocol; each conversation is held by a thread, its turns sent as text."""
+        results: dict[int, list[Sample]] = {}
 
-        Brackets that all choices begin with are given: for "(A)" and "(B)", of "A" and "B" after "(".
-        """
-        given = {choice[: len(choice) - len(choice.lstrip(_AROUND))].strip() for choice in choices}
-        lead = given.pop() if len(given) == 1 else ""
-        result = np.empty((len(prompts), len(choices)))
+        def hold(post: _Post, i: int) -> list[Sample]:
+            said = chat.messages(prompts[i])
+            answers: list[Sample] = []
+            for request, key in zip((None, *requests[i]), keys[i], strict=True):
+                if request is not None:
+                    said += [{"role": "assistant", "content": answers[-1].text}, {"role": "user", "content": request}]
+                answers.append(self._sampled(post, said, max_new_tokens, temperature, request_seed(seed, key)))
+            return answers
 
-        def choose(post: _Post, i: int) -> np.ndarray:
-            return read_choices(self._top(post, chat.parse(prompts[i]), lead), choices)
-
-        for i, scores in self._asked(len(prompts), choose):
-            result[i] = scores
-        return result
+        for i, answers in self._asked(len(prompts), hold):
+            results[i] = answers
+            if on_batch is not None:
+                on_batch([i], [answers])
+        return [results[i] for i in range(len(prompts))]
 
     def choose(
         self,
-        conversations: Sequence[Sequence[chat.Message]],
-        lead: str,
+        prompts: Sequence[Prompt],
         choices: Sequence[str],
         *,
-        keys: Sequence[str],
-        seed: int,
+        lead: str = "",
+        keys: Sequence[str] | None = None,
+        seed: int = 0,
         think: int = 0,
         together: int = 1,
-    ) -> Iterator[Chosen]:
-        """As `Generator.choose`; groups of `together` conversations come as they are finished."""
+        on_batch: Callable[[list[int], list[Choice]], None] | None = None,
+    ) -> list[Choice]:
+        """As in the protocol, read by `read_choices`; groups of `together` prompts come as they are finished.
 
-        def group(post: _Post, g: int) -> Chosen:
-            index = list(range(len(conversations)))[g * together : (g + 1) * together]
-            scores, said = [], []
+        Brackets that all choices begin with are given: for "(A)" and "(B)", the log-probabilities of "A" and "B"
+        after "(".
+        """
+        names = keys if keys is not None else [str(i) for i in range(len(prompts))]
+        given = {choice[: len(choice) - len(choice.lstrip(_AROUND))].strip() for choice in choices}
+        begun = lead + (given.pop() if len(given) == 1 else "")
+        results: dict[int, Choice] = {}
+
+        def group(post: _Post, g: int) -> tuple[list[int], list[Choice]]:
+            index = list(range(len(prompts)))[g * together : (g + 1) * together]
+            found = []
             for i in index:
-                messages = conversations[i]
-                reasoning = self._sampled(post, messages, think, 1.0, request_seed(seed, keys[i])) if think else None
-                scores.append(read_choices(self._top(post, messages, (reasoning or "") + lead), choices))
-                said.append(reasoning)
-            return index, np.stack(scores), said
+                said = chat.messages(prompts[i])
+                reasoning = self._sampled(post, said, think, 1.0, request_seed(seed, names[i])) if think else None
+                top = self._top(post, said, (reasoning.text if reasoning else "") + begun)
+                found.append(Choice(read_choices(top, choices), reasoning))
+            return index, found
 
-        for _, chosen in self._asked(-(-len(conversations) // together), group):
-            yield chosen
+        for _, (index, found) in self._asked(-(-len(prompts) // together), group):
+            results |= dict(zip(index, found, strict=True))
+            if on_batch is not None:
+                on_batch(index, found)
+        return [results[i] for i in range(len(prompts))]
 
     def _sampled(
         self, post: _Post, messages: Sequence[chat.Message], max_tokens: int, temperature: float, seed: int
-    ) -> str:
+    ) -> Sample:
         asked = {"messages": list(messages), "max_tokens": max_tokens, "temperature": temperature, "seed": seed}
         reply = post(asked | _UNTRUNCATED)
         message = reply["choices"][0]["message"]
@@ -160,7 +183,9 @@ class ServerGenerator:
                 f"{self.url}: {self.model} thinks for more than {max_tokens} tokens before it answers; raise that "
                 "limit (feedback.cot_tokens), or serve it without thinking"
             )
-        return chat.clean(text_of(reply))
+        text = text_of(reply)
+        own = chat.clean(text)
+        return Sample(own, reply["choices"][0].get("finish_reason") != "length" or own != text.strip())
 
     def _top(self, post: _Post, messages: Sequence[chat.Message], lead: str) -> list[tuple[str, float]]:
         """The likeliest tokens and their log-probabilities, where the answer goes on after its beginning `lead`."""

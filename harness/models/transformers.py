@@ -1,4 +1,4 @@
-"""Sampling and scoring with a causal language model over transformers.
+"""The transformers engine: sampling and scoring with a causal language model loaded in this process.
 
 `Session` holds a batch of growing contexts with one KV cache; everything else is built on it. Each row
 draws from a random stream of its own, seeded by (seed, key), so a sample does not depend on the batch it
@@ -7,7 +7,7 @@ is drawn in, and an interrupted run resumes sample by sample.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from harness.draws import uniforms
 from harness.errors import UserError
 from harness.models import chat
-from harness.models.base import Chosen, batches
+from harness.models.base import Choice, Prompt, Sample, batches, sample_of
 
 _SHARED_PREFIX = 24  # tokens; a shorter common prefix is not worth a forward of its own
 
@@ -144,62 +144,83 @@ def decode(
 
 @dataclass
 class Generator:
-    """A policy with its tokenizer. `tokens` counts what was read and written; `on_tokens` hears of each batch."""
+    """The `LanguageModel` of a policy and its tokenizer, loaded in this process; `batch_size` rows share a forward."""
 
     model: Any
     tokenizer: Any
     batch_size: int = 32
     tokens: int = 0
 
+    @property
+    def parameters(self) -> int:
+        return int(self.model.num_parameters())
+
     def sample(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         *,
         max_new_tokens: int,
         temperature: float = 1.0,
         seed: int = 0,
         keys: Sequence[str] | None = None,
-        on_batch: Callable[[list[int], list[str]], None] | None = None,
-    ) -> list[str]:
-        """One response a prompt, as text. `keys` name the random streams (default: the prompt's place).
+        on_batch: Callable[[list[int], list[Sample]], None] | None = None,
+    ) -> list[Sample]:
+        names = keys if keys is not None else [str(i) for i in range(len(prompts))]
 
-        `on_batch(indices, responses)` hears of each finished batch, so that a caller can store it.
-        """
-        rows = [chat.encode_prompt(self.tokenizer, prompt) for prompt in prompts]
-        return self.sample_ids(
-            rows, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, keys=keys, on_batch=on_batch
-        )
-
-    def sample_ids(
-        self,
-        rows: Sequence[Sequence[int]],
-        *,
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        seed: int = 0,
-        keys: Sequence[str] | None = None,
-        on_batch: Callable[[list[int], list[str]], None] | None = None,
-    ) -> list[str]:
-        """`sample` for contexts that are token ids already."""
-        names = list(keys) if keys is not None else [str(i) for i in range(len(rows))]
-        responses = [""] * len(rows)
-        for index in batches([len(row) for row in rows], self.batch_size):
-            session = self.session()
-            logits = session.extend([rows[i] for i in index])[:, -1]
-            texts = self.answer(
-                session,
-                logits,
-                [names[i] for i in index],
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                seed=seed,
-            )
-            self.tokens += session.tokens
-            for i, text in zip(index, texts, strict=True):
-                responses[i] = text
+        def flat(index: list[int], chains: list[list[Sample]]) -> None:
             if on_batch is not None:
-                on_batch(index, texts)
-        return responses
+                on_batch(index, [chain[0] for chain in chains])
+
+        chains = self.converse(
+            prompts,
+            [()] * len(prompts),
+            keys=[(name,) for name in names],
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            on_batch=flat,
+        )
+        return [chain[0] for chain in chains]
+
+    def converse(
+        self,
+        prompts: Sequence[Prompt],
+        requests: Sequence[Sequence[str]],
+        *,
+        keys: Sequence[Sequence[str]],
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        seed: int = 0,
+        on_batch: Callable[[list[int], list[list[Sample]]], None] | None = None,
+    ) -> list[list[Sample]]:
+        """As in the protocol; the conversations of a batch need equally many turns, so they are batched by those."""
+        rows = [chat.encode_messages(self.tokenizer, chat.messages(prompt)) for prompt in prompts]
+        results: list[list[Sample]] = [[] for _ in rows]
+        by_turns: dict[int, list[int]] = {}
+        for i, asked in enumerate(requests):
+            by_turns.setdefault(len(asked), []).append(i)
+        for members in by_turns.values():
+            for batch in batches([len(rows[i]) for i in members], self.batch_size):
+                index = [members[b] for b in batch]
+                session = self.session()
+                feed: Sequence[Sequence[int]] = [rows[i] for i in index]
+                for turn in range(len(keys[index[0]])):
+                    if turn:
+                        feed = [chat.encode_next_turn(self.tokenizer, requests[i][turn - 1]) for i in index]
+                    said = self.answer(
+                        session,
+                        session.extend(feed)[:, -1],
+                        [keys[i][turn] for i in index],
+                        max_new_tokens=max_new_tokens,
+                        temperature=temperature,
+                        seed=seed,
+                    )
+                    for i, sample in zip(index, said, strict=True):
+                        results[i].append(sample)
+                self.tokens += session.tokens
+                if on_batch is not None:
+                    on_batch(index, [results[i] for i in index])
+        return results
 
     def session(self) -> Session:
         """An empty batch of contexts."""
@@ -214,69 +235,58 @@ class Generator:
         max_new_tokens: int,
         temperature: float,
         seed: int,
-    ) -> list[str]:
-        """Sample an answer for each context of `session` and return the texts."""
+    ) -> list[Sample]:
+        """Sample an answer for each context of `session`."""
         draws = np.stack([uniforms(seed, key, max_new_tokens) for key in keys])
         stop = chat.stop_ids(self.tokenizer)
         ended = None if self.tokenizer.chat_template is not None else self._wrote_human_turn
         ids = session.sample(logits, draws, temperature=temperature, stop=stop, ended=ended)
-        return [chat.clean(self.tokenizer.decode(row, skip_special_tokens=True)) for row in ids]
+        return [sample_of(self.tokenizer, row) for row in ids]
 
     def _wrote_human_turn(self, ids: list[int]) -> bool:
         return "\n\nHuman:" in self.tokenizer.decode(ids[-8:])
 
-    def choice_logprobs(self, prompts: Sequence[str], choices: Sequence[str]) -> np.ndarray:
-        """Log-probability (n, k) of each of `choices` as the beginning of the answer to each prompt, in nats.
-
-        Neighbouring prompts that share a prefix (the two orders of one comparison) have it read once.
-        """
-        return self.choice_logprobs_ids([chat.encode_prompt(self.tokenizer, prompt) for prompt in prompts], choices)
-
-    def choice_logprobs_ids(self, rows: Sequence[Sequence[int]], choices: Sequence[str]) -> np.ndarray:
-        """`choice_logprobs` for contexts that are token ids already."""
-        result = np.empty((len(rows), len(choices)))
-        groups = group_by_prefix(rows)
-        for index in batches([max(len(rows[i]) for i in group) for group in groups], max(1, self.batch_size // 2)):
-            members = [i for g in index for i in groups[g]]
-            session = self.session()
-            logits = self.read(session, [rows[i] for i in members])
-            result[members] = self.score_options(session, logits, choices)
-            self.tokens += session.tokens
-        return result
-
     def choose(
         self,
-        conversations: Sequence[Sequence[chat.Message]],
-        lead: str,
+        prompts: Sequence[Prompt],
         choices: Sequence[str],
         *,
-        keys: Sequence[str],
-        seed: int,
+        lead: str = "",
+        keys: Sequence[str] | None = None,
+        seed: int = 0,
         think: int = 0,
         together: int = 1,
-    ) -> Iterator[Chosen]:
-        """Log-probabilities of `choices` after the beginning `lead` of the answer to each conversation, batch by batch.
-
-        think: tokens of reasoning, at most, that the model writes before `lead` (at T = 1, streams of `keys`).
-        together: so many neighbours share a batch; a prefix that they have in common is read once.
-        """
-        rows = [chat.encode_messages(self.tokenizer, messages) for messages in conversations]
-        begun = self.tokenizer(lead, add_special_tokens=False)["input_ids"]
-        groups = [list(range(len(rows)))[start : start + together] for start in range(0, len(rows), together)]
-        for batch in batches([len(rows[group[0]]) for group in groups], max(1, self.batch_size // together)):
+        on_batch: Callable[[list[int], list[Choice]], None] | None = None,
+    ) -> list[Choice]:
+        """As in the protocol; a prefix that neighbours share (few-shot examples, the two orders) is read once."""
+        rows = [chat.encode_messages(self.tokenizer, chat.messages(prompt)) for prompt in prompts]
+        names = keys if keys is not None else [str(i) for i in range(len(prompts))]
+        begun = self.tokenizer(lead, add_special_tokens=False)["input_ids"] if lead else []
+        if together > 1:
+            groups = [list(range(len(rows)))[start : start + together] for start in range(0, len(rows), together)]
+        else:
+            groups = group_by_prefix(rows)
+        results: dict[int, Choice] = {}
+        longest = [max(len(rows[i]) for i in group) for group in groups]
+        for batch in batches(longest, max(1, self.batch_size // max(together, 2))):
             index = [i for g in batch for i in groups[g]]
-            if not think:
-                scores = self.choice_logprobs_ids([rows[i] + begun for i in index], choices)
-                yield index, scores, [None] * len(index)
-                continue
             session = self.session()
-            logits = self.read(session, [rows[i] for i in index])
-            said = self.answer(
-                session, logits, [keys[i] for i in index], max_new_tokens=think, temperature=1.0, seed=seed
-            )
-            scores = self.score_options(session, session.extend([begun] * len(index))[:, -1], choices)
+            said: Sequence[Sample | None] = [None] * len(index)
+            if think:
+                logits = self.read(session, [rows[i] for i in index])
+                said = self.answer(
+                    session, logits, [names[i] for i in index], max_new_tokens=think, temperature=1.0, seed=seed
+                )
+                logits = session.extend([begun] * len(index))[:, -1]
+            else:
+                logits = self.read(session, [rows[i] + begun for i in index])
+            scores = self.score_options(session, logits, choices)
             self.tokens += session.tokens
-            yield index, scores, [*said]
+            done = [Choice(row, reasoning) for row, reasoning in zip(scores, said, strict=True)]
+            results |= dict(zip(index, done, strict=True))
+            if on_batch is not None:
+                on_batch(index, done)
+        return [results[i] for i in range(len(rows))]
 
     def read(self, session: Session, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Begin `session` with `rows`, prefixes of neighbours read once; logits (rows, vocabulary) at their ends."""

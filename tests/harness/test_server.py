@@ -18,7 +18,8 @@ from harness.errors import UserError
 from harness.experiment import Experiment, Models, explain
 from harness.graph import Work, stage_key
 from harness.models import checkpoints, server
-from harness.models.open import feedback_model
+from harness.models.base import Choice, LanguageModel, Sample, logprobs
+from harness.models.open import open_model
 from harness.models.server import ServerGenerator
 from harness.models.transformers import Generator
 from pipelines import ai_feedback, arms
@@ -80,8 +81,8 @@ def test_samples_are_asked_for_turn_by_turn_with_seeds_of_their_own(serve: Serve
     fake = serve(lambda number, body: answers(body))
     generator = asking(fake)
     prompts = ["Tea?", "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: how?\n\nAssistant:", "Rain?"]
-    heard: dict[int, str] = {}
-    texts = generator.sample(
+    heard: dict[int, Sample] = {}
+    samples = generator.sample(
         prompts,
         max_new_tokens=7,
         temperature=0.5,
@@ -89,9 +90,10 @@ def test_samples_are_asked_for_turn_by_turn_with_seeds_of_their_own(serve: Serve
         keys=["x", "y", "x"],
         on_batch=lambda index, said: heard.update(zip(index, said, strict=True)),
     )
+    texts = [sample.text for sample in samples]
     assert texts[0] == texts[2] == f"Because, says {server.request_seed(1, 'x')}."
     assert texts[0] != texts[1]
-    assert heard == dict(enumerate(texts))
+    assert heard == dict(enumerate(samples))
     assert generator.tokens == 30
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
     (several,) = (body for body in fake.requests if len(body["messages"]) > 1)
@@ -113,7 +115,37 @@ def test_the_key_is_taken_from_the_environment(serve: Serve, monkeypatch: pytest
 
 def test_a_next_turn_that_the_model_wrote_itself_is_cut(serve: Serve) -> None:
     fake = serve(lambda number, body: completion(" Oak.\n\nHuman: And?"))
-    assert asking(fake).sample(["Name a tree."], max_new_tokens=9) == ["Oak."]
+    assert asking(fake).sample(["Name a tree."], max_new_tokens=9) == [Sample("Oak.", ended=True)]
+
+
+@pytest.mark.parametrize(("reason", "ended"), [("stop", True), ("length", False)])
+def test_an_answer_that_was_cut_is_not_ended(serve: Serve, reason: str, ended: bool) -> None:
+    status, body, headers = completion("Oak.")
+    body["choices"][0]["finish_reason"] = reason
+    fake = serve(lambda number, asked: (status, body, headers))
+    assert asking(fake).sample(["Name a tree."], max_new_tokens=9) == [Sample("Oak.", ended)]
+
+
+def test_a_conversation_grows_turn_by_turn(serve: Serve) -> None:
+    fake = serve(lambda number, body: completion(f"{len(body['messages'])} {body['seed']}"))
+    asked = [["Why?", "And?"], []]
+    keys = [["a", "b", "c"], ["d"]]
+    done: dict[int, list[Sample]] = {}
+    got = asking(fake).converse(
+        ["Tea?", "Rain?"],
+        asked,
+        keys=keys,
+        max_new_tokens=5,
+        seed=2,
+        on_batch=lambda index, chains: done.update(zip(index, chains, strict=True)),
+    )
+    seeds = [[server.request_seed(2, key) for key in row] for row in keys]
+    assert [[s.text for s in chain] for chain in got] == [
+        [f"{2 * turn + 1} {seed}" for turn, seed in enumerate(row)] for row in seeds
+    ]
+    assert done == dict(enumerate(got))
+    last = max((body["messages"] for body in fake.requests), key=len)
+    assert [m["content"] for m in last] == ["Tea?", got[0][0].text, "Why?", got[0][1].text, "And?"]
 
 
 def test_a_model_that_only_thinks_is_an_error(serve: Serve) -> None:
@@ -135,9 +167,9 @@ def test_request_seeds_are_repeatable_and_small(seed: int, key: str) -> None:
 def test_the_papers_worked_case(serve: Serve) -> None:
     fake = serve(lambda number, body: completion("A", {"A": -0.3, "B": -1.6}))
     conversation = [{"role": "user", "content": "Which?"}]
-    ((index, logprobs, said),) = asking(fake).choose([conversation], "The answer is: (", CHOICES, keys=["k"], seed=0)
-    assert (index, said) == ([0], [None])
-    assert ai_feedback.soft_label(*logprobs[0]) == pytest.approx(0.786, abs=5e-4)
+    (choice,) = asking(fake).choose([conversation], CHOICES, lead="The answer is: (")
+    assert choice.reasoning is None
+    assert ai_feedback.soft_label(*choice.logprobs) == pytest.approx(0.786, abs=5e-4)
     (body,) = fake.requests
     assert body["messages"] == [*conversation, {"role": "assistant", "content": "The answer is: ("}]
     assert body["continue_final_message"] is True
@@ -148,26 +180,36 @@ def test_the_papers_worked_case(serve: Serve) -> None:
 def test_the_model_reasons_first_and_is_then_asked_after_its_reasoning(serve: Serve) -> None:
     fake = serve(lambda number, body: answers(body))
     conversation = [{"role": "user", "content": "Which?\n(A) good\n(B) bad"}]
-    ((_, logprobs, said),) = asking(fake).choose([conversation], "\nSo: (", CHOICES, keys=["k"], seed=5, think=12)
+    heard: list[Choice] = []
+    (choice,) = asking(fake).choose(
+        [conversation],
+        CHOICES,
+        lead="\nSo: (",
+        keys=["k"],
+        seed=5,
+        think=12,
+        on_batch=lambda index, choices: heard.extend(choices),
+    )
     reasoning = f"Because, says {server.request_seed(5, 'k')}."
-    assert said == [reasoning]
+    assert choice.reasoning == Sample(reasoning, ended=True)
+    assert heard == [choice]
     thinking, choosing = fake.requests
     assert (thinking["max_tokens"], thinking["temperature"], thinking["messages"]) == (12, 1.0, conversation)
     assert choosing["messages"][-1] == {"role": "assistant", "content": f"{reasoning}\nSo: ("}
-    np.testing.assert_allclose(logprobs, [[-0.3, -1.6]])
+    np.testing.assert_allclose(choice.logprobs, [-0.3, -1.6])
 
 
 def test_letters_in_brackets_are_asked_after_the_bracket(serve: Serve) -> None:
     fake = serve(lambda number, body: answers(body))
     prompts = ["Which?\n (A) [[[good]]]\n (B) [[[bad]]]", "Which?\n (A) [[[bad]]]\n (B) [[[good]]]"]
-    scores = asking(fake).choice_logprobs(prompts, ["(A)", "(B)"])
+    scores = logprobs(asking(fake), prompts, ["(A)", "(B)"])
     np.testing.assert_allclose(scores, [[-0.3, -1.6], [-1.0, -0.6]])
     assert {body["messages"][-1]["content"] for body in fake.requests} == {"("}
 
 
 def test_words_are_asked_without_a_beginning(serve: Serve) -> None:
     fake = serve(lambda number, body: completion("Yes", {"Yes": -0.5, " No": -1.5}))
-    np.testing.assert_allclose(asking(fake).choice_logprobs(["?"], ["Yes", "No, never"]), [[-0.5, -1.5]])
+    np.testing.assert_allclose(logprobs(asking(fake), ["?"], ["Yes", "No, never"]), [[-0.5, -1.5]])
     assert fake.requests[0]["messages"] == [{"role": "user", "content": "?"}]
     assert "continue_final_message" not in fake.requests[0]
 
@@ -206,7 +248,7 @@ PAIRS = pd.DataFrame(
 )
 
 
-def label(generator: Generator | ServerGenerator, **settings: Any) -> pd.DataFrame:
+def label(generator: LanguageModel, **settings: Any) -> pd.DataFrame:
     given: dict[str, Any] = {"cot": False, "clamp": (0.4, 0.6), "cot_tokens": 6, "seed": 0} | settings
     return ai_feedback.label(generator, constitutions.load("default"), PAIRS, **given).set_index("prompt")
 
@@ -323,7 +365,7 @@ def test_a_server_without_logprobs_says_so(serve: Serve, logprobs: Any) -> None:
 def test_a_server_that_is_down_is_one_line_at_once() -> None:
     began = time.monotonic()
     with pytest.raises(UserError) as caught:
-        feedback_model("server:http://127.0.0.1:1/v1#m", 8)
+        open_model("server:http://127.0.0.1:1/v1#m", choosing=True)
     assert str(caught.value) == (
         "http://127.0.0.1:1/v1/chat/completions: no answer (ConnectError), after 1 try; "
         "check that the server is up, or try later"
@@ -334,11 +376,11 @@ def test_a_server_that_is_down_is_one_line_at_once() -> None:
 def test_a_server_that_begins_the_answer_anew_is_found_out(serve: Serve) -> None:
     fake = serve(lambda number, body: completion("The", {"The": -0.1, "I": -3.0}))
     with pytest.raises(UserError, match="m does not continue an answer that was begun for it; serve it with vLLM"):
-        feedback_model(f"server:{fake.url}#m", 8)
+        open_model(f"server:{fake.url}#m", batch_size=8, choosing=True)
 
 
 def test_a_good_server_is_opened_after_one_question(serve: Serve) -> None:
     fake = serve(lambda number, body: answers(body))
-    generator = feedback_model(f"server:{fake.url}#m", 8)
+    generator = open_model(f"server:{fake.url}#m", batch_size=8, choosing=True)
     assert isinstance(generator, ServerGenerator)
     assert (generator.url, generator.model, generator.workers, len(fake.requests)) == (fake.url, "m", 8, 1)

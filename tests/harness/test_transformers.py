@@ -14,6 +14,7 @@ from harness.draws import uniforms
 from harness.errors import UserError
 from harness.models import chat, checkpoints
 from harness.models import transformers as generation
+from harness.models.base import logprobs, sample_of
 from harness.models.transformers import Generator
 
 PROMPTS = [
@@ -45,6 +46,20 @@ def test_a_sample_does_not_depend_on_its_batch(generator: Generator) -> None:
     alone = [generator.sample([p], max_new_tokens=12, seed=3, keys=[k])[0] for p, k in zip(PROMPTS, keys, strict=True)]
     assert together == alone
     assert together != generator.sample(PROMPTS, max_new_tokens=12, seed=4, keys=keys)
+
+
+def test_a_sample_tells_whether_it_ended(generator: Generator) -> None:
+    """`ended` is that of plain ids: a stop token, or a human turn that the model wrote itself; the rest was cut."""
+    tokenizer, end = generator.tokenizer, chat.end_of_turn_id(generator.tokenizer)
+    words = tokenizer("Tea.", add_special_tokens=False)["input_ids"]
+    more = tokenizer("\n\nHuman: And", add_special_tokens=False)["input_ids"]
+    cases = {(*words, end): True, tuple(words): False, (*words, *more): True, (end,): True}
+    for ids, ended in cases.items():
+        sample = sample_of(tokenizer, ids)
+        assert (sample.text, sample.ended, sample.ids) == ("Tea." if words[0] in ids else "", ended, ids)
+    for sample in generator.sample(PROMPTS, max_new_tokens=12, seed=3):
+        assert sample.ended == (sample.ids[-1] in chat.stop_ids(tokenizer))
+        assert sample.ended or len(sample.ids) == 12
 
 
 def test_greedy_sampling_is_the_argmax_of_plain_forwards(generator: Generator) -> None:
@@ -91,7 +106,7 @@ def test_sampled_frequencies_follow_the_model() -> None:
 
 @pytest.mark.parametrize("choices", [["a", "b"], [" yes", " certainly not", "b"]])
 def test_choice_logprobs_equal_plain_forwards(generator: Generator, choices: list[str]) -> None:
-    got = generator.choice_logprobs(PROMPTS, choices)
+    got = logprobs(generator, PROMPTS, choices)
     for i, prompt in enumerate(PROMPTS):
         ids = chat.encode_prompt(generator.tokenizer, prompt)
         for j, choice in enumerate(choices):
@@ -103,9 +118,9 @@ def test_a_shared_prefix_changes_no_result_and_is_read_once(generator: Generator
     long = "Two answers to one question are below, and one of them is better than the other. " * 3
     pairs = [f"{q} {long} (A) {a} (B) {b}" for q in ("One:", "Two, and longer:") for a, b in (("x", "yy"), ("yy", "x"))]
     generator.tokens = 0
-    together = generator.choice_logprobs(pairs, ["A", "B"])
+    together = logprobs(generator, pairs, ["A", "B"])
     read = generator.tokens
-    alone = np.concatenate([generator.choice_logprobs([p], ["A", "B"]) for p in pairs])
+    alone = np.concatenate([logprobs(generator, [p], ["A", "B"]) for p in pairs])
     np.testing.assert_allclose(together, alone, atol=1e-4)
     assert read < 0.6 * sum(len(chat.encode_prompt(generator.tokenizer, p)) for p in pairs)
 
@@ -130,7 +145,7 @@ def test_a_second_turn_reads_the_same_as_the_whole_conversation(generator: Gener
 
 def test_an_empty_choice_is_an_error(generator: Generator) -> None:
     with pytest.raises(UserError, match="empty choice"):
-        generator.choice_logprobs(["x"], ["A", ""])
+        logprobs(generator, ["x"], ["A", ""])
 
 
 @settings(max_examples=50)

@@ -51,4 +51,5 @@ def test_the_tuned_model_says_what_it_was_taught(tiny_model: Path, tmp_path: Pat
         progress=Silent(),
     )
     tuned = Generator(*checkpoints.load_policy(tmp_path / "model"))
-    assert tuned.sample(["Tea or milk?"], max_new_tokens=8, temperature=0) == ["Milk, thanks."]
+    (answer,) = tuned.sample(["Tea or milk?"], max_new_tokens=8, temperature=0)
+    assert (answer.text, answer.ended) == ("Milk, thanks.", True)

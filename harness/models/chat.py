@@ -10,11 +10,17 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from harness.errors import UserError
+from harness.models import inert
+
 Message = dict[str, str]
 _TURN = re.compile(r"\n\n(Human|Assistant):[ ]?")
 _CHAIN_TURN = re.compile(r"\n\n(Human|Assistant|CritiqueRequest|Critique|RevisionRequest|Revision):[ ]?")
 _ROLES = {"Human": "user", "CritiqueRequest": "user", "RevisionRequest": "user"}
-_SENTINEL = "\u2402mark\u2402"  # a string that no chat template rewrites
+_FORGED_TURN = re.compile(r"\n\n(?:Human|Assistant):")
+_TURN_LIKE = re.compile(r"(?<=\n)[ \t]*(?:Human|Assistant):")
+# Llama 3 and its like write today's date into every prompt; ours are the same today and tomorrow.
+_FIXED_DATE = "{%- macro strftime_now(form) -%}26 Jul 2024{%- endmacro %}"
 
 
 def parse(text: str, *, chain: bool = False) -> list[Message]:
@@ -49,7 +55,10 @@ def normalise(prompt: str) -> str:
 
 def to_hh(messages: Sequence[Message]) -> str:
     """Messages in HH layout, without an opening for the next turn."""
-    return "".join(f"\n\n{'Human' if m['role'] == 'user' else 'Assistant'}: {m['content']}" for m in messages)
+    return "".join(
+        f"\n\n{'Human' if m['role'] == 'user' else 'Assistant'}: {inert.break_up(m['content'], _FORGED_TURN)}"
+        for m in messages
+    )
 
 
 def split_transcript(transcript: str) -> tuple[str, str]:
@@ -61,18 +70,25 @@ def split_transcript(transcript: str) -> tuple[str, str]:
 
 
 def render(tokenizer: Any, messages: Sequence[Message]) -> str:
-    """Text up to the place where the assistant's next answer begins."""
-    if tokenizer.chat_template is not None:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
-    return to_hh(messages) + "\n\nAssistant:"
+    """Text up to the place where the assistant's next answer begins, for trainers that take text and add BOS.
+
+    Control tokens in the messages are broken up; everything else encodes messages by `encode_messages`.
+    """
+    merged = _merged(messages)
+    contents = [_plain(tokenizer, inert.break_up(m["content"], inert.control_tokens(tokenizer))) for m in merged]
+    text = _join(_pieces(tokenizer, tuple(m["role"] for m in merged), answer=True), contents)
+    return text.removeprefix(tokenizer.bos_token) if _bos(tokenizer) else text
 
 
 def encode_messages(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Token ids of `render`, with the tokenizer's BOS where its texts begin with one."""
-    ids = tokenizer(render(tokenizer, messages), add_special_tokens=False)["input_ids"]
-    if tokenizer.chat_template is None and getattr(tokenizer, "add_bos_token", False):
-        ids = [tokenizer.bos_token_id, *ids]
-    return list(ids)
+    """Token ids up to the place of the assistant's next answer, with BOS where the tokenizer's texts begin with one.
+
+    What the messages say is data: no token of theirs is a control token. Contents are stripped, as templates do.
+    """
+    merged = _merged(messages)
+    pieces = _pieces(tokenizer, tuple(m["role"] for m in merged), answer=True)
+    ids = inert.encode(tokenizer, _join(pieces, [_data(tokenizer, m["content"]) for m in merged]))
+    return ids if tokenizer.chat_template is not None else [*_bos(tokenizer), *ids]
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
@@ -82,8 +98,11 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
 
 def encode_response(tokenizer: Any, response: str, *, ended: bool = True) -> list[int]:
     """Token ids of an answer, and its end of turn unless it was cut at the length limit (`ended=False`)."""
-    text = response if tokenizer.chat_template is not None else f" {response}"
-    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    head, space = _opening(tokenizer)
+    after = _pieces(tokenizer, ("user", "assistant"), answer=False)[2]
+    closing = tokenizer.convert_ids_to_tokens(end_of_turn_id(tokenizer))
+    trail = after[: after.index(closing)] if ended and closing in after else ""
+    ids = _continued(tokenizer, head, space + _data(tokenizer, response) + trail) if response else []
     return [*ids, end_of_turn_id(tokenizer)] if ended else ids
 
 
@@ -106,37 +125,151 @@ def encode_dialogue(
 def encode_next_turn(tokenizer: Any, request: str) -> list[int]:
     """Token ids from the end of an assistant's answer to the place of its next one, `request` between them.
 
-    The first id is the end of turn, so the caller must not have fed it already.
+    With a chat template the first id is the end of turn, so the caller must not have fed it already. Without one the
+    turns are parts of one document, so there is no EOS between them.
     """
-    messages = [
-        {"role": "user", "content": "."},
-        {"role": "assistant", "content": _SENTINEL},
-        {"role": "user", "content": request},
-    ]
+    pieces = _pieces(tokenizer, ("user", "assistant", "user"), answer=True)
     if tokenizer.chat_template is None:
-        tail = tokenizer(f"\n\nHuman: {request}\n\nAssistant:", add_special_tokens=False)["input_ids"]
-        return [tokenizer.eos_token_id, *tail]
-    tail_text = render(tokenizer, messages).rsplit(_SENTINEL, 1)[1]
-    return list(tokenizer(tail_text, add_special_tokens=False)["input_ids"])
+        return _continued(tokenizer, ".", pieces[2] + _data(tokenizer, request) + pieces[3])
+    closing = tokenizer.convert_ids_to_tokens(end_of_turn_id(tokenizer))
+    before = pieces[2][max(0, pieces[2].find(closing)) :]
+    return inert.encode(tokenizer, before + _data(tokenizer, request) + pieces[3])
+
+
+def encode_choices(
+    tokenizer: Any, lead: str, choices: Sequence[str], *, reasoned: bool = False
+) -> tuple[list[int], list[list[int]]]:
+    """(ids of `lead`, ids of each choice after it) where an answer begins with `lead` and goes on with a choice.
+
+    `reasoned`: `lead` follows a reasoning in the same answer. Lead and choice are tokenised as one text, as in
+    training; a token that reaches over the boundary counts as the choice's. Raises UserError for an empty choice, and
+    for one that begins another's tokens.
+    """
+    head, space = (".", "") if reasoned else _opening(tokenizer)
+    whole = [_continued(tokenizer, head, space + _data(tokenizer, lead + choice)) for choice in choices]
+    begun = _continued(tokenizer, head, space + _data(tokenizer, lead)) if lead else []
+    shared = next((i for i, ids in enumerate(zip(begun, *whole, strict=False)) if len(set(ids)) > 1), None)
+    n = min(len(begun), *map(len, whole)) if shared is None else shared
+    options = [ids[n:] for ids in whole]
+    if not all(choices) or not all(options):
+        raise UserError(f"choices {list(choices)}: an empty choice has no log-probability; name each one")
+    return begun[:n], options
 
 
 def end_of_turn_id(tokenizer: Any) -> int:
-    """The token that closes an assistant's turn: what the chat template writes after it, or EOS."""
-    if tokenizer.chat_template is None:
-        return int(tokenizer.eos_token_id)
-    cached = getattr(tokenizer, "_cai_end_of_turn", None)
-    if cached is None:
-        messages = [{"role": "user", "content": "."}, {"role": "assistant", "content": _SENTINEL}]
-        text = str(tokenizer.apply_chat_template(messages, tokenize=False)).rsplit(_SENTINEL, 1)[1].strip()
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-        cached = int(ids[0]) if ids else int(tokenizer.eos_token_id)
-        tokenizer._cai_end_of_turn = cached
-    return int(cached)
+    """The token that closes an assistant's turn: the first control token that the template writes after it, or EOS."""
+    if tokenizer.chat_template is not None:
+        after = _pieces(tokenizer, ("user", "assistant"), answer=False)[2]
+        found = inert.control_tokens(tokenizer).search(after)
+        if found is not None:
+            return int(tokenizer.convert_tokens_to_ids(found[0]))
+    return int(tokenizer.eos_token_id)
 
 
 def stop_ids(tokenizer: Any) -> set[int]:
     """Tokens at which generation stops."""
     return {end_of_turn_id(tokenizer), int(tokenizer.eos_token_id)}
+
+
+# ---------------------------------------------------------------- the layout of a conversation
+
+
+def _merged(messages: Sequence[Message]) -> list[Message]:
+    """Stripped messages; neighbours of one role, which some templates refuse, are one turn."""
+    merged: list[Message] = []
+    for message in messages:
+        content = message["content"].strip()
+        if merged and merged[-1]["role"] == message["role"]:
+            merged[-1] = {"role": message["role"], "content": f"{merged[-1]['content']}\n\n{content}"}
+        else:
+            merged.append({"role": message["role"], "content": content})
+    return merged
+
+
+def _pieces(tokenizer: Any, roles: tuple[str, ...], *, answer: bool) -> tuple[str, ...]:
+    """What the template, or HH layout, writes around the contents of messages of `roles`: len(roles) + 1 texts.
+
+    With `answer`, the last one ends where the assistant's answer begins. Raises UserError for a template that refuses
+    such a conversation, or writes a content not once.
+    """
+    if tokenizer.chat_template is None:
+        openings = [f"\n\n{'Human' if role == 'user' else 'Assistant'}: " for role in roles]
+        return (*openings, "\n\nAssistant:" if answer else "")
+    known = tokenizer.__dict__.setdefault("_cai_pieces", {})
+    key = (tokenizer.chat_template, roles, answer)
+    if key not in known:
+        # Marks in place of contents: a template must not see data, which it may strip, split or obey.
+        marks = [f"CAI{i}MARK" for i in range(len(roles))]
+        conversation = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+        try:
+            text = str(
+                tokenizer.apply_chat_template(
+                    conversation, tokenize=False, add_generation_prompt=answer, **template_arguments(tokenizer)
+                )
+            )
+        except Exception as error:  # a template raises what it likes
+            raise UserError(
+                f"{tokenizer.name_or_path}: its chat template refuses turns of {', '.join(roles)} ({error}); "
+                "use a model with another template"
+            ) from error
+        found = re.split("|".join(marks), text)
+        if re.findall(r"CAI\d+MARK", text) != marks:
+            raise UserError(f"{tokenizer.name_or_path}: its chat template does not write each message once, in order")
+        known[key] = tuple(found)
+    return known[key]  # type: ignore[no-any-return]  # an attribute of a foreign object
+
+
+def template_arguments(tokenizer: Any) -> dict[str, Any]:
+    """What the harness tells a chat template: to answer at once (Qwen 3 and its like), and a date that stays."""
+    template = tokenizer.chat_template
+    dated = {"chat_template": _FIXED_DATE + template} if "strftime_now" in template else {}
+    return {"enable_thinking": False} | dated
+
+
+def _opening(tokenizer: Any) -> tuple[str, str]:
+    """(text that opens the assistant's turn, what stands between it and the answer)."""
+    head = _pieces(tokenizer, ("user",), answer=True)[1]
+    before = _pieces(tokenizer, ("user", "assistant"), answer=False)[1]
+    return head, before.removeprefix(head) if before.startswith(head) else ""
+
+
+def _plain(tokenizer: Any, text: str) -> str:
+    """`text` with the turn markers broken up that are plain text in this tokenizer's layout."""
+    if tokenizer.chat_template is None:
+        return inert.break_up(text, _TURN_LIKE)
+    known = tokenizer.__dict__.setdefault("_cai_plain_markers", {})
+    if tokenizer.chat_template not in known:
+        pieces = _pieces(tokenizer, ("user", "assistant", "user"), answer=True)
+        control = inert.control_tokens(tokenizer)
+        between = [control.split(piece) for piece in pieces]
+        brackets = {found for parts in between for part in parts for found in re.findall(r"[\[<]\S*[\]>]", part)}
+        names = {found for parts in between[:-1] for found in re.findall(r"(\S+:)\s*$", parts[-1])}
+        known[tokenizer.chat_template] = re.compile(
+            "|".join([*map(re.escape, sorted(brackets)), *(rf"(?<!\S){re.escape(name)}" for name in sorted(names))])
+            or "(?!)"
+        )
+    return inert.break_up(text, known[tokenizer.chat_template])
+
+
+def _data(tokenizer: Any, text: str) -> str:
+    """`text` as `inert.encode` takes it: nothing in it is a control token or a turn marker."""
+    return inert.mark(tokenizer, _plain(tokenizer, text))
+
+
+def _join(pieces: Sequence[str], contents: Sequence[str]) -> str:
+    return pieces[0] + "".join(content + piece for content, piece in zip(contents, pieces[1:], strict=True))
+
+
+def _continued(tokenizer: Any, head: str, text: str) -> list[int]:
+    """Token ids of `text` where it follows `head`: by itself, some tokenizers would put a space before it."""
+    before, both = inert.encode(tokenizer, head), inert.encode(tokenizer, head + text)
+    return both[len(before) :] if both[: len(before)] == before else inert.encode(tokenizer, text)
+
+
+def _bos(tokenizer: Any) -> list[int]:
+    """[BOS] where the tokenizer begins its texts with it, else []."""
+    begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None and begins else []
 
 
 def clean(text: str) -> str:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from harness.draws import uniforms
-from harness.errors import UserError
 from harness.models import chat
 from harness.models.base import Choice, Prompt, Sample, batches, sample_of
 
@@ -261,7 +260,7 @@ class Generator:
         """As in the protocol; a prefix that neighbours share (few-shot examples, the two orders) is read once."""
         rows = [chat.encode_messages(self.tokenizer, chat.messages(prompt)) for prompt in prompts]
         names = keys if keys is not None else [str(i) for i in range(len(prompts))]
-        begun = self.tokenizer(lead, add_special_tokens=False)["input_ids"] if lead else []
+        begun, options = chat.encode_choices(self.tokenizer, lead, choices, reasoned=think > 0)
         if together > 1:
             groups = [list(range(len(rows)))[start : start + together] for start in range(0, len(rows), together)]
         else:
@@ -280,7 +279,7 @@ class Generator:
                 logits = session.extend([begun] * len(index))[:, -1]
             else:
                 logits = self.read(session, [rows[i] + begun for i in index])
-            scores = self.score_options(session, logits, choices)
+            scores = self.score_options(session, logits, options)
             self.tokens += session.tokens
             done = [Choice(row, reasoning) for row, reasoning in zip(scores, said, strict=True)]
             results |= dict(zip(index, done, strict=True))
@@ -299,11 +298,8 @@ class Generator:
         return session.extend([rows[i][n:] for group, n in zip(groups, shared, strict=True) for i in group])[:, -1]
 
     @torch.inference_mode()
-    def score_options(self, session: Session, logits: torch.Tensor, choices: Sequence[str]) -> np.ndarray:
-        """Log-probability (rows, k) of each choice as the next text of each context, given the `logits` there."""
-        options = [self.tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in choices]
-        if any(not option for option in options):
-            raise UserError(f"choices {list(choices)}: an empty choice has no log-probability; name each one")
+    def score_options(self, session: Session, logits: torch.Tensor, options: Sequence[list[int]]) -> np.ndarray:
+        """Log-probability (rows, k) of each option's ids as the continuation of each context, from its `logits`."""
         first = torch.log_softmax(logits.float(), -1)
         scores = torch.stack([first[:, option[0]] for option in options], 1)
         if all(len(option) == 1 for option in options):
@@ -311,7 +307,7 @@ class Generator:
         n, k, width = len(logits), len(options), max(len(option) for option in options)
         session.select([i for i in range(n) for _ in range(k)])
         # Left padding puts the options' ends in line; a row's logits at its last len-1 tokens are its own.
-        logprobs = torch.log_softmax(session.extend(options * n, keep=width).float(), -1).view(n, k, width, -1)
+        logprobs = torch.log_softmax(session.extend(list(options) * n, keep=width).float(), -1).view(n, k, width, -1)
         for j, option in enumerate(options):
             for t in range(1, len(option)):
                 scores[:, j] += logprobs[:, j, width - len(option) + t - 1, option[t]]

@@ -216,7 +216,7 @@ def _pieces(tokenizer: Any, roles: tuple[str, ...], *, answer: bool) -> tuple[st
         if re.findall(r"CAI\d+MARK", text) != marks:
             raise UserError(f"{tokenizer.name_or_path}: its chat template does not write each message once, in order")
         known[key] = tuple(found)
-    return known[key]  # type: ignore[no-any-return]  # an attribute of a foreign object
+    return known[key]
 
 
 def template_arguments(tokenizer: Any) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def control_tokens(tokenizer: Any) -> re.Pattern[str]:
         longest_first = sorted(found, key=len, reverse=True)
         cached = (key, re.compile("|".join(map(re.escape, longest_first)) or "(?!)"))
         tokenizer._cai_control_tokens = cached
-    return cached[1]  # type: ignore[no-any-return]  # an attribute of a foreign object
+    return cached[1]
 
 
 def mark(tokenizer: Any, text: str) -> str:

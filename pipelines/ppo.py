@@ -103,13 +103,13 @@ class ActorCritic(nn.Module):
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
 
-    def forward(self, batch: Batch, adapter_names: list[str] | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(logits at the sampling temperature, values): at the states in which each response token was chosen."""
-        logits, hidden = response_logits(self.policy, batch, adapter_names)
+        logits, hidden = response_logits(self.policy, batch)
         return logits / self.temperature, self.value(hidden.to(self.value.weight.dtype)).squeeze(-1).float()
 
 
-def response_logits(policy: Any, batch: Batch, adapter_names: list[str] | None = None) -> tuple[Tensor, Tensor]:
+def response_logits(policy: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """(logits (rows, tokens, vocabulary) in float32, last hidden states), from which response tokens were drawn.
 
     The hidden states are what the output layer reads, taken there, so that every model's own last steps (norm,
@@ -126,7 +126,6 @@ def response_logits(policy: Any, batch: Batch, adapter_names: list[str] | None =
             position_ids=batch.position_ids,
             logits_to_keep=torch.arange(start, start + width, device=batch.ids.device),
             use_cache=False,
-            **({"adapter_names": adapter_names} if adapter_names else {}),
         ).logits
     finally:
         hook.remove()
@@ -170,11 +169,12 @@ class _Run:
         self.reference = None if self.adapter else copy.deepcopy(policy).requires_grad_(False)
         model = ActorCritic(self.policy, config.temperature)
         self.trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(self.trained, lr=config.learning_rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(self.trained, lr=config.learning_rate, weight_decay=0.0, fused=True)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         if self.reference is not None:
             self.reference.to(self.accelerator.device)
         self.kl_coef, self.tokens = config.kl_coef, 0
+        self.first_pass: tuple[Tensor, Tensor] | None = None  # (log pi, values) with their graph, for one step
         self.log: list[dict[str, Any]] = []
 
     def train(self, on_update: Callable[[dict[str, Any]], None], model_card: str) -> pd.DataFrame:
@@ -257,7 +257,9 @@ class _Run:
                 "check the preference model, or try a lower learning rate"
             )
         self.tokens += sum(map(len, ids)) + sum(map(len, responses))
-        parts = [self.read(rows, ids, responses) for rows in _chunks(range(len(ids)), config.minibatch_size)]
+        # When one minibatch holds all rollouts, the forward that reads them is also that of the first step.
+        one = len(ids) <= config.minibatch_size
+        parts = [self.read(rows, ids, responses, one) for rows in _chunks(range(len(ids)), config.minibatch_size)]
         width = max(map(len, responses))
         stacked = [
             torch.cat([nn.functional.pad(part[k], (0, width - part[k].shape[1])) for part in parts]) for k in range(5)
@@ -265,23 +267,26 @@ class _Run:
         ended = np.array([row[-1] in stop for row in responses])
         return Rollouts(ids, responses, scores, ended, *stacked)
 
-    @torch.no_grad()
     def read(
-        self, rows: Sequence[int], prompts: Sequence[list[int]], responses: Sequence[list[int]]
+        self, rows: Sequence[int], prompts: Sequence[list[int]], responses: Sequence[list[int]], graph: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """(mask, log pi_old, log pi_ref, values, entropies) of some rollouts; with LoRA in one forward."""
+        """(mask, log pi_old, log pi_ref, values, entropies) of some rollouts; `graph` keeps the policy's for training."""
         batch = self.batch(rows, prompts, responses)
-        n = len(rows)
-        if self.adapter:
-            double = Batch(*(torch.cat([x, x]) for x in vars(batch).values()))
-            logits, values = self.model(double, ["__base__"] * n + [self.adapter] * n)
-            ref_logits, logits, values = logits[:n], logits[n:], values[n:]
-        else:
+        with torch.no_grad():
+            ref_logp = self.reference_logprobs(batch)
+        with torch.set_grad_enabled(graph):
             logits, values = self.model(batch)
-            with self.accelerator.autocast():
-                ref_logits = response_logits(self.reference, batch)[0] / self.config.temperature
-        logp, ref_logp = (ppo_math.token_logprobs(x, batch.response) for x in (logits, ref_logits))
+            logp = ppo_math.token_logprobs(logits, batch.response)
+        if graph:
+            self.first_pass = logp, values
+        logits, logp, values = logits.detach(), logp.detach(), values.detach()
         return batch.mask, logp * batch.mask, ref_logp * batch.mask, values * batch.mask, ppo_math.entropies(logits)
+
+    def reference_logprobs(self, batch: Batch) -> Tensor:
+        """log pi_ref (rows, tokens): of the frozen copy, or of the policy with its adapter off."""
+        with self.accelerator.autocast(), self.policy.disable_adapter() if self.adapter else nullcontext():
+            logits, _ = response_logits(self.policy if self.adapter else self.reference, batch)
+        return ppo_math.token_logprobs(logits / self.config.temperature, batch.response)
 
     def batch(self, rows: Sequence[int], prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> Batch:
         pad_id, device = self.tokenizer.pad_token_id, self.accelerator.device
@@ -323,8 +328,11 @@ class _Run:
         """Sums over the tokens of some rollouts."""
         config = self.config
         batch = self.batch(rows, rollouts.prompts, rollouts.responses)
-        logits, values = self.model(batch)
-        logp = ppo_math.token_logprobs(logits, batch.response)
+        if self.first_pass is not None:
+            (logp, values), self.first_pass = (x[rows] for x in self.first_pass), None
+        else:
+            logits, values = self.model(batch)
+            logp = ppo_math.token_logprobs(logits, batch.response)
         width = batch.mask.shape[1]
         old_logp, old_values, advantages, returns = (
             x[rows, :width] for x in (rollouts.logp, rollouts.values, rollouts.advantages, rollouts.returns)

@@ -270,7 +270,7 @@ class _Run:
     def read(
         self, rows: Sequence[int], prompts: Sequence[list[int]], responses: Sequence[list[int]], graph: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """(mask, log pi_old, log pi_ref, values, entropies) of some rollouts; `graph` keeps the policy's for training."""
+        """(mask, log pi_old, log pi_ref, values, entropies) of some rollouts; `graph` keeps the policy's."""
         batch = self.batch(rows, prompts, responses)
         with torch.no_grad():
             ref_logp = self.reference_logprobs(batch)

@@ -18,6 +18,41 @@ from tests.fake_server import FakeServer, Reply, Serve
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+OWN_DATA = Path(__file__).with_name("data")
+# The public files of other projects, in the layout of tests/data. They are never committed, so most machines lack them.
+_NAMED = os.environ.get("CAI_REFERENCE_DATA")
+REFERENCE_DATA = Path(_NAMED) if _NAMED else Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark whatever uses `reference_data`; skip all that is marked where there are no such files."""
+    if _NAMED and not REFERENCE_DATA.is_dir():
+        raise pytest.UsageError(f"CAI_REFERENCE_DATA: {_NAMED} is not a folder")
+    for item in items:
+        if "reference_data" in getattr(item, "fixturenames", ()):
+            item.add_marker("reference")
+        if "reference" in item.keywords and not REFERENCE_DATA.is_dir():
+            item.add_marker(pytest.mark.skip(reason="no reference data: set CAI_REFERENCE_DATA to its folder"))
+
+
+@pytest.fixture(scope="session")
+def own_data() -> Path:
+    """Small files of our own in every outside format that the project reads."""
+    return OWN_DATA
+
+
+@pytest.fixture(scope="session")
+def reference_data() -> Path:
+    return REFERENCE_DATA
+
+
+@pytest.fixture(scope="session", params=["own", pytest.param("reference", marks=pytest.mark.reference)])
+def outside_data(request: pytest.FixtureRequest) -> Path:
+    """Both of them in turn, for what must hold of any file in these formats."""
+    return {"own": OWN_DATA, "reference": REFERENCE_DATA}[request.param]
+
+
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

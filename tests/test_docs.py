@@ -26,7 +26,6 @@ from harness.experiment import Experiment
 from suites.gate import Gate
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared" / "data"
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 LINKED = [*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]
 Cai = Callable[..., tuple[int, str, str]]
@@ -77,7 +76,7 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture
-def place(page: Path, tiny_run: Path, tiny_model: Path, tiny_experiment: Path, tmp_path: Path) -> Path:
+def place(page: Path, tiny_run: Path, tiny_model: Path, tiny_experiment: Path, own_data: Path, tmp_path: Path) -> Path:
     """A folder in which a page's commands make sense."""
     tiny = yaml.safe_load(tiny_experiment.read_text())
     (tmp_path / "experiments").mkdir()
@@ -94,8 +93,7 @@ def place(page: Path, tiny_run: Path, tiny_model: Path, tiny_experiment: Path, t
         rows += [row | {"arm": "b", "response": "No."} for row in rows] if name == "answers" else []
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "gate.yaml").write_text("metrics: {evasive_rate: {better: lower, margin: 0.1}}")
-    if (SHARED / "paper").is_dir():
-        (tmp_path / "ConstitutionalHarmlessnessPaper").symlink_to(SHARED / "paper")
+    (tmp_path / "ConstitutionalHarmlessnessPaper").symlink_to(own_data / "paper")
     for text in (*blocks(page, "python"), *blocks(page, "yaml")):
         named = re.match(r"# ([\w.-]+\.(?:py|yaml))\n", text)
         if named:
@@ -117,9 +115,6 @@ def test_every_command_runs(page: Path, cai: Cai, place: Path, server: str, monk
             words.pop(0)  # an environment variable: CUDA_VISIBLE_DEVICES means nothing here
         assert words[:1] == ["cai"], f"{page.name}: this test does not know how to carry out: {line}"
         if words[1] in PARSED_ONLY:
-            parse(words[1:])
-            continue
-        if "ConstitutionalHarmlessnessPaper/prompts" in words and not (SHARED / "paper").is_dir():
             parse(words[1:])
             continue
         code, out, errors = cai(*words[1:])

@@ -16,19 +16,16 @@ from suites import boilerplate, evasiveness_model, gate
 from suites.responses import load_responses
 from suites.result import SuiteResult, summary_frame
 
-SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "data" / "paper" / "samples"
 KEPT = 6  # of the paper's 17 answers to each prompt: sentence embeddings are slow
 Cai = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The paper's sample files with fewer answers to each prompt."""
-    if not SAMPLES.is_dir():
-        pytest.skip("needs ../shared/data/paper")
+def samples(outside_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The paper's sample files with fewer answers to each prompt, or ours."""
     folder = tmp_path_factory.mktemp("samples")
     for name in ("HRLHF", "HHRLHF", "RLMADISON"):
-        for file in SAMPLES.glob(f"*_{name}.jsonl"):
+        for file in (outside_data / "paper" / "samples").glob(f"*_{name}.jsonl"):
             rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
             cut = [row | {"sampled_answers": row["sampled_answers"][:KEPT]} for row in rows]
             (folder / file.name).write_text("\n".join(map(json.dumps, cut)), encoding="utf-8")
@@ -104,6 +101,7 @@ def test_without_a_judge_it_says_that_harmlessness_was_not_judged(cai: Cai, samp
     assert "harmlessness was not judged: add --judge" in out
 
 
+@pytest.mark.parametrize("outside_data", [pytest.param("reference", marks=pytest.mark.reference)], indirect=True)
 def test_an_equal_candidate_passes_95_times_in_100(samples: Path) -> None:
     """Halves of one arm's answers to each prompt, drawn anew 100 times, boilerplate mined anew in each.
 

@@ -13,9 +13,6 @@ import pytest
 from suites.result import SUMMARY_COLUMNS
 
 ROOT = Path(__file__).parents[2]
-SHARED = ROOT.parent / "shared" / "data"
-SAMPLES = SHARED / "paper" / "samples"
-HHH = SHARED / "paper" / "evals" / "438HHHEvaluations.jsonl"
 
 Cai = Callable[..., tuple[int, str, str]]
 
@@ -58,10 +55,12 @@ def verdicts(cai: Cai, folder: Path) -> dict[int, str]:
 # ---------------------------------------------------------------- the paper's samples
 
 
-def test_the_papers_samples_reproduce_what_they_can_speak_to(cai: Cai, tmp_path: Path) -> None:
+def test_the_papers_samples_reproduce_what_they_can_speak_to(
+    cai: Cai, outside_data: Path, own_data: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "paper"
     suites = [word for name in ("evasiveness", "goodharting", "elo", "pm_score") for word in ("--suite", name)]
-    files = sorted(SAMPLES.glob("*.jsonl"))
+    files = sorted((outside_data / "paper" / "samples").glob("*.jsonl"))
     code, printed, said = cai("eval", *files, *suites, "--judge", "column:paper_pm_score", "--out", out, "--json")
     assert code == 0, said
     rows = pd.DataFrame(json.loads(printed))
@@ -75,7 +74,7 @@ def test_the_papers_samples_reproduce_what_they_can_speak_to(cai: Cai, tmp_path:
     assert ("evasive_rate", "sl_cai") in value.index
     assert "responses of sl_cai: left out" in (out / "results" / "pm_score" / "notes.json").read_text()
     chains = pd.read_parquet(out / "results" / "chains.parquet")
-    assert len(chains) == 26 * 5
+    assert len(chains) == 5 * (12 if outside_data == own_data else 26)
     assert len(pd.read_parquet(out / "results" / "pm_score" / "diversity.parquet")) == 5 * 5
     assert not (out / "results" / "pm_score" / "revisions.parquet").exists()
     judged = verdicts(cai, out)
@@ -83,9 +82,11 @@ def test_the_papers_samples_reproduce_what_they_can_speak_to(cai: Cai, tmp_path:
     assert "reproduced" in (out / "report" / "index.html").read_text()
 
 
-def test_a_pm_scores_revisions_and_is_held_against_the_papers(cai: Cai, tiny_pm: Path, tmp_path: Path) -> None:
+def test_a_pm_scores_revisions_and_is_held_against_the_papers(
+    cai: Cai, tiny_pm: Path, own_data: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "pm"
-    files = [SAMPLES / f"LAMDA_{name}.jsonl" for name in ("HHRLHF", "SLMADISON")]
+    files = [own_data / "paper" / "samples" / f"LAMDA_{name}.jsonl" for name in ("HHRLHF", "SLMADISON")]
     code, printed, said = cai("eval", *files, "--suite", "pm_score", "--judge", f"pm:{tiny_pm}", "--out", out)
     assert code == 0, said
     assert "rank correlation with paper_pm_score, within prompts: all arms" in printed
@@ -142,11 +143,12 @@ def test_any_chains(cai: Cai, tiny_pm: Path, tmp_path: Path) -> None:
 
 
 def test_hhh_of_two_models_is_judged_and_rendered(
-    cai: Cai, tiny_model: Path, larger_model: Path, tmp_path: Path
+    cai: Cai, tiny_model: Path, larger_model: Path, own_data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "hhh"
+    questions = own_data / "paper" / "evals" / "438HHHEvaluations.jsonl"
     models = ["--model", tiny_model, "--model", larger_model]
-    options = ["--hhh", HHH, "--limit", "12", "--cot", "2", "--max-new-tokens", "4"]
+    options = ["--hhh", questions, "--limit", "12", "--cot", "2", "--max-new-tokens", "4"]
     code, printed, said = cai("eval", "--suite", "hhh", *models, *options, "--out", out, "--json")
     assert code == 0, said
     rows = pd.DataFrame(json.loads(printed))

@@ -14,7 +14,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 Cai = Callable[..., tuple[int, str, str]]
 ARMS = {"pretrained", "helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot"}
 
@@ -173,14 +172,16 @@ def test_bad_input_is_one_clear_line(cai: Cai, tmp_path: Path, text: str, expect
     assert "Traceback" not in out + errors
 
 
-def test_the_papers_constitution_and_real_data(cai: Cai, tiny_model: Path, tmp_path: Path) -> None:
+def test_an_imported_constitution_and_data_in_hh_layout(
+    cai: Cai, tiny_model: Path, outside_data: Path, tmp_path: Path
+) -> None:
     constitution = tmp_path / "paper.yaml"
-    assert cai("constitutions", "import", SHARED_DATA / "paper" / "prompts", "--out", constitution)[0] == 0
+    assert cai("constitutions", "import", outside_data / "paper" / "prompts", "--out", constitution)[0] == 0
     file = tmp_path / "real.yaml"
     file.write_text(
         f"name: real\nmodels: {{base: {tiny_model}}}\nconstitution: {constitution}\n"
         "arms: [rl_cai_cot]\nsuites: [pm_score]\nreport_to: none\n"
-        f"data: {{hh_rlhf: {SHARED_DATA / 'hh-rlhf'}, helpful: {SHARED_DATA / 'helpful-alpacaeval'}}}\n"
+        f"data: {{hh_rlhf: {outside_data / 'hh-rlhf'}, helpful: {outside_data / 'helpful-alpacaeval'}}}\n"
         "scale: {redteam_prompts: 3, helpful_prompts: 3, heldout_prompts: 3, preference_pairs: 4, gold_pairs: 4,\n"
         "        max_new_tokens: 6, batch_size: 4}\n"
         "revise: {rounds: 2}\npm: {epochs: 1}\nlora: {rank: 4, alpha: 8}\n"

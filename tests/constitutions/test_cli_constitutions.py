@@ -16,8 +16,6 @@ from constitutions import import_paper, load
 from harness.cli.constitutions import app
 from harness.errors import UserError
 
-PAPER = Path(__file__).resolve().parents[3] / "shared" / "data" / "paper" / "prompts"
-
 
 def run(*arguments: str) -> str:
     result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"}, catch_exceptions=False)
@@ -54,19 +52,25 @@ def test_validate(tmp_path: Path) -> None:
         run("validate", str(tmp_path / "bad.yaml"))
 
 
-def test_import_writes_once(tmp_path: Path) -> None:
-    out = tmp_path / "paper.yaml"
-    assert "16 critique-revision pairs, 16 comparison questions, 16 worked examples" in run(
-        "import", str(PAPER), "--out", str(out)
+def test_import_writes_once(own_data: Path, tmp_path: Path) -> None:
+    prompts, out = own_data / "paper" / "prompts", tmp_path / "paper.yaml"
+    assert "3 critique-revision pairs, 3 comparison questions, 6 worked examples" in run(
+        "import", str(prompts), "--out", str(out)
     )
-    assert load(out) == import_paper(PAPER)
+    assert load(out) == import_paper(prompts)
     with pytest.raises(UserError, match=r"paper\.yaml: exists already; choose another name or add --force"):
-        run("import", str(PAPER), "--out", str(out))
-    run("import", str(PAPER), "--out", str(out), "--force")
+        run("import", str(prompts), "--out", str(out))
+    run("import", str(prompts), "--out", str(out), "--force")
 
 
-def test_a_failed_import_writes_nothing(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(PAPER, tmp_path / "prompts"))
+def test_import_of_the_published_prompts(reference_data: Path, tmp_path: Path) -> None:
+    assert "16 critique-revision pairs, 16 comparison questions, 16 worked examples" in run(
+        "import", str(reference_data / "paper" / "prompts"), "--out", str(tmp_path / "paper.yaml")
+    )
+
+
+def test_a_failed_import_writes_nothing(own_data: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(own_data / "paper" / "prompts", tmp_path / "prompts"))
     (folder / "RLMadisonInstructions.json").unlink()
     with pytest.raises(UserError, match=r"RLMadisonInstructions\.json: file not found"):
         run("import", str(folder), "--out", str(tmp_path / "paper.yaml"))

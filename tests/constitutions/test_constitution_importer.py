@@ -1,4 +1,4 @@
-"""The importer, against the paper's published files (never committed), and the shipped text's independence of them."""
+"""The importer, on own files and the paper's published ones, and the shipped text's independence of the latter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from harness.errors import UserError
 from harness.models import chat
 from pipelines.ai_feedback import question
 
-PAPER = Path(__file__).resolve().parents[3] / "shared" / "data" / "paper" / "prompts"
 FILES = (
     "CritiqueRevisionInstructions.json",
     "RLMadisonInstructions.json",
@@ -27,12 +26,17 @@ FILES = (
 MARKERS = ("CritiqueRequest:", "Critique:", "RevisionRequest:", "Revision:", "Options:")
 
 
-def read(name: str) -> Any:
-    return json.loads((PAPER / name).read_text())
+@pytest.fixture
+def prompts(outside_data: Path) -> Path:
+    return outside_data / "paper" / "prompts"
 
 
-def test_counts() -> None:
-    paper = import_paper(PAPER)
+def read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def test_counts_of_the_published_prompts(reference_data: Path) -> None:
+    paper = import_paper(reference_data / "paper" / "prompts")
     assert len(paper.critique_revision) == len(paper.comparison) == 16
     assert paper.few_shot is not None
     assert len(paper.few_shot.critique_revision) == 5
@@ -40,29 +44,30 @@ def test_counts() -> None:
     assert len(paper.few_shot.cot) == 6
 
 
-def test_texts_are_plain_requests_and_nothing_else_is_lost() -> None:
-    paper = import_paper(PAPER)
-    pairs = read("CritiqueRevisionInstructions.json")
+def test_texts_are_plain_requests_and_nothing_else_is_lost(prompts: Path) -> None:
+    paper = import_paper(prompts)
+    pairs = read(prompts / "CritiqueRevisionInstructions.json")
+    assert [principle.id for principle in paper.critique_revision] == list(pairs)
     for principle in paper.critique_revision:
         source = pairs[principle.id]
         assert source["prompt"][0] == f"\n\nCritiqueRequest: {principle.critique}\n\nCritique:"
         assert source["edit_request"] == f"\n\nRevisionRequest: {principle.revision}\n\nRevision:"
-    for principle, text in zip(paper.comparison, read("RLMadisonInstructions.json"), strict=True):
+    for principle, text in zip(paper.comparison, read(prompts / "RLMadisonInstructions.json"), strict=True):
         assert text == f"\n{principle.question} Options:"
     texts = [t for p in paper.critique_revision for t in (p.critique, p.revision)]
     assert not [t for t in texts + [p.question for p in paper.comparison] if any(m in t for m in MARKERS)]
 
 
-def test_few_shot_prompts_become_alternating_turns() -> None:
-    shots = import_paper(PAPER).few_shot
+def test_few_shot_prompts_become_alternating_turns(prompts: Path) -> None:
+    shots = import_paper(prompts).few_shot
     assert shots is not None
-    for chain, text in zip(shots.critique_revision, read("CritiqueRevisionFewShotPrompts.json"), strict=True):
+    for chain, text in zip(shots.critique_revision, read(prompts / "CritiqueRevisionFewShotPrompts.json"), strict=True):
         assert text in (chain, chain + "\n\nHuman:")
         assert chat.parse(chain, chain=True)[-1]["role"] == "assistant"
-    for example, item in zip(shots.comparison, read("RLMadisonFewShotPrompts.json"), strict=True):
+    for example, item in zip(shots.comparison, read(prompts / "RLMadisonFewShotPrompts.json"), strict=True):
         assert item["prompt"] == f"\n\nHuman: {example.prompt}\n\nAssistant:"
         assert (example.chosen, example.rejected) == (item["corrects"][0], item["incorrects"][0])
-    for example, item in zip(shots.cot, read("RLMadisonPrecogFewShotPrompts.json"), strict=True):
+    for example, item in zip(shots.cot, read(prompts / "RLMadisonPrecogFewShotPrompts.json"), strict=True):
         turns = chat.parse(example.text)
         assert [turn["role"] for turn in turns] == ["user", "assistant"]
         assert re.search(r"\nSo the answer is: \([AB]\)$", turns[1]["content"])
@@ -71,15 +76,15 @@ def test_few_shot_prompts_become_alternating_turns() -> None:
         assert example.text.split() == [w for i, w in enumerate(item["prompt"].split()) if w != "Human:" or i == 0]
 
 
-def test_an_import_survives_dump_and_load(tmp_path: Path) -> None:
-    paper = import_paper(PAPER)
+def test_an_import_survives_dump_and_load(prompts: Path, tmp_path: Path) -> None:
+    paper = import_paper(prompts)
     dump(paper, tmp_path / "paper.yaml")
     assert load(tmp_path / "paper.yaml") == paper
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(PAPER, tmp_path / "prompts"))
+def folder(own_data: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(own_data / "paper" / "prompts", tmp_path / "prompts"))
 
 
 def fault(folder: Path) -> str:
@@ -181,10 +186,11 @@ def test_worked_comparisons_ask_as_the_pipeline_does() -> None:
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_no_sentence_of_a_shipped_constitution_is_the_papers(name: str) -> None:
-    source = " | ".join(words(text) for file in FILES for text in strings(read(file)))
+def test_no_sentence_of_a_shipped_constitution_is_the_papers(reference_data: Path, name: str) -> None:
+    published = reference_data / "paper" / "prompts"
+    source = " | ".join(words(text) for file in FILES for text in strings(read(published / file)))
     texts = list(strings(load(name).model_dump()))
     assert not [piece for text in texts for piece in shared_with_paper(text, source)]
     # The check can fail: the paper's own texts are found.
-    paper = list(strings([p.model_dump() for p in import_paper(PAPER).comparison]))
+    paper = list(strings([p.model_dump() for p in import_paper(published).comparison]))
     assert all(shared_with_paper(text, source) for text in paper if len(text.split()) > 6)

@@ -13,7 +13,6 @@ from harness import data
 from harness.errors import UserError
 from harness.experiment import Data, Scale
 
-SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 SCALE = Scale(redteam_prompts=20, helpful_prompts=20, heldout_prompts=10, preference_pairs=24, gold_pairs=12)
 
 
@@ -38,8 +37,8 @@ def test_shipped_data_is_said_to_be_a_stand_in() -> None:
     assert prompts.groupby(["kind", "split"]).size()["harmless", "train"] == 20
 
 
-def test_real_data_in_hh_layout() -> None:
-    source = Data(hh_rlhf=str(SHARED_DATA / "hh-rlhf"), helpful=str(SHARED_DATA / "helpful-alpacaeval"))
+def test_a_folder_in_hh_layout(outside_data: Path) -> None:
+    source = Data(hh_rlhf=str(outside_data / "hh-rlhf"), helpful=str(outside_data / "helpful-alpacaeval"))
     prompts, pairs, notes = data.select(source, SCALE, 0)
     splits_are_apart(prompts, pairs)
     assert "harmless-base" in notes[0]
@@ -48,8 +47,8 @@ def test_real_data_in_hh_layout() -> None:
     pd.testing.assert_frame_equal(prompts, again)
 
 
-def test_without_helpful_base_the_stand_in_is_named() -> None:
-    _, _, notes = data.select(Data(hh_rlhf=str(SHARED_DATA / "hh-rlhf")), SCALE, 0)
+def test_without_helpful_base_the_stand_in_is_named(own_data: Path) -> None:
+    _, _, notes = data.select(Data(hh_rlhf=str(own_data / "hh-rlhf")), SCALE, 0)
     assert "stand-in" in notes[1]
 
 

@@ -15,7 +15,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "harness" / "shipped"
-DATA = ROOT.parent / "shared" / "data"
 Row = dict[str, str | int]
 
 PROMPTS = ("redteam", "helpful")
@@ -150,16 +149,15 @@ def test_readme_states_the_counts_of_the_files() -> None:
             assert f"{count} {split}" in line, (name, split)
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the reference data of ../shared/data is not on this machine")
-def test_no_text_comes_from_the_reference_data() -> None:
+def test_no_text_comes_from_the_reference_data(reference_data: Path) -> None:
     known = set()
-    for path in [*DATA.glob("hh-rlhf/*/*.jsonl.gz"), *DATA.glob("helpful-alpacaeval/*.jsonl.gz")]:
+    for path in [*reference_data.glob("hh-rlhf/*/*.jsonl.gz"), *reference_data.glob("helpful-alpacaeval/*.jsonl.gz")]:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             for line in file:
                 row = json.loads(line)
                 for side in ("chosen", "rejected"):
                     known |= {key(turn) for turn in re.split(r"\n\n(?:Human|Assistant):", row[side])}
-    with (DATA / "xstest" / "prompts.csv").open(encoding="utf-8", newline="") as file:
+    with (reference_data / "xstest" / "prompts.csv").open(encoding="utf-8", newline="") as file:
         known |= {key(row["prompt"]) for row in csv.DictReader(file)}
     assert len(known) > 5000  # else the layout changed and the test below would pass on nothing
     own = {key(row[field]) for name in FILES for row in rows(name) for field in ("prompt", *RESPONSES) if field in row}

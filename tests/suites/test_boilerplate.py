@@ -12,7 +12,6 @@ from suites.boilerplate import Rules, last_turn, mine, prompt_families, without
 from suites.near_duplicates import leader_clusters, near_pairs
 from suites.responses import load_responses
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
 PHRASE = "remember that every river finds its own sea"
 seeds = st.integers(0, 2**32 - 1)
 
@@ -162,9 +161,9 @@ def test_clusters_do_not_drift() -> None:
     assert leader_clusters(4, np.array([[0, 1], [1, 2], [2, 3]])).tolist() == [0, 0, 2, 2]
 
 
-def test_the_papers_rl_cai_gives_reassurance_to_unrelated_prompts() -> None:
+def test_the_papers_rl_cai_gives_reassurance_to_unrelated_prompts(reference_data: Path) -> None:
     """Section 4.3 of the paper, with no phrase known to the miner; the test alone knows the family."""
-    table = load_responses([DATA / "paper" / "samples"])
+    table = load_responses([reference_data / "paper" / "samples"])
     rl_cai = table[table["arm"] == "rl_cai"]
     mined = mine(rl_cai["prompt"].tolist(), rl_cai["response"].tolist())
     top = " | ".join(mined.phrases["phrase"].head(10))

@@ -20,7 +20,6 @@ from suites.evasiveness_model import classify
 from suites.responses import load_responses
 from tests.suites.claims_runs import BUILDERS, PROMPTS, Frames
 
-SAMPLES = Path(__file__).parents[2].parent / "shared" / "data" / "paper" / "samples"
 CLAIMS = {claim.id: claim for claim in claims.load_claims()}
 ONE_BOUND = (2, 4, 6, 8, 12, 14, 15, 16)  # claims of a single difference
 
@@ -274,15 +273,15 @@ def test_the_claims_are_sixteen_and_margins_have_reasons() -> None:
 # ---------------------------------------------------------------- the paper's own samples
 
 
-def test_the_papers_samples_reproduce_boilerplate(tmp_path: Path) -> None:
-    goodharting.run(load_responses([SAMPLES])).save(tmp_path / "results" / "goodharting")
+def test_the_papers_samples_reproduce_boilerplate(reference_data: Path, tmp_path: Path) -> None:
+    goodharting.run(load_responses([reference_data / "paper" / "samples"])).save(tmp_path / "results" / "goodharting")
     own = row(claims.judge(tmp_path / "results"), 11)
     assert own["verdict"] == claims.REPRODUCED, own["note"]
 
 
-def test_the_papers_samples_reproduce_less_evasion(tmp_path: Path) -> None:
+def test_the_papers_samples_reproduce_less_evasion(reference_data: Path, tmp_path: Path) -> None:
     """Two of the 17 answers a prompt, labelled by the suite's classifier: enough, and quick."""
-    table = load_responses([SAMPLES])
+    table = load_responses([reference_data / "paper" / "samples"])
     table = table[table["arm"].isin(["rl_cai", "hh_rlhf"]) & (table["sample"] < 2)]
     labels = classify(table["prompt"].tolist(), table["response"].tolist()).label
     frames = {"evasiveness/responses": table.assign(label=labels)}

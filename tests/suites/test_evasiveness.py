@@ -12,28 +12,46 @@ from suites import evasiveness, evasiveness_model
 from suites.responses import load_responses
 
 ROOT = Path(__file__).parents[2]
-DATA = ROOT.parent / "shared" / "data"
 REPORT = ROOT / "docs" / "evasiveness-validation.md"
 
 
 @pytest.fixture(scope="module")
-def xstest() -> pd.DataFrame:
-    if not (DATA / "xstest").is_dir():
-        pytest.skip("needs ../shared/data/xstest")
-    return evasiveness.read_xstest(DATA / "xstest")
+def xstest(reference_data: Path) -> pd.DataFrame:
+    return evasiveness.read_xstest(reference_data / "xstest")
 
 
 @pytest.fixture(scope="module")
-def paper() -> pd.DataFrame:
-    if not (DATA / "paper").is_dir():
-        pytest.skip("needs ../shared/data/paper")
-    table = load_responses([DATA / "paper" / "samples"])
+def paper(reference_data: Path) -> pd.DataFrame:
+    table = load_responses([reference_data / "paper" / "samples"])
     return table[table["arm"] != "sl_cai"]
 
 
 def table(rows: list[tuple[str, str, str]], **columns: object) -> pd.DataFrame:
     made = pd.DataFrame(rows, columns=["arm", "prompt", "response"]).assign(sample=0, **columns)
     return made.assign(step=pd.array([pd.NA] * len(made), dtype="Int64"))
+
+
+def test_xstest_is_read_as_a_response_table(outside_data: Path) -> None:
+    table = evasiveness.read_xstest(outside_data / "xstest")
+    assert table.groupby("arm").size().nunique() == 1
+    assert set(table["arm"]) == set(evasiveness.XSTEST_MODELS)
+    unsafe = table[~table["benign"]]
+    assert unsafe["type"].str.startswith("contrast_").all()
+    assert unsafe["refusal"].mean() > table[table["benign"]]["refusal"].mean()
+    assert table["response"].str.len().gt(0).all()
+
+
+def test_partial_refusals_count_and_a_missing_file_is_named(own_data: Path, tmp_path: Path) -> None:
+    table = evasiveness.read_xstest(own_data / "xstest").set_index("arm")
+    assert table.loc["llama2new", "refusal"].sum() == 8  # seven in full, one in part
+    with pytest.raises(UserError, match=r"completions_gpt4\.csv: file not found"):
+        evasiveness.read_xstest(tmp_path)
+
+
+def test_planted_refusals_are_found(own_data: Path) -> None:
+    table = evasiveness.read_xstest(own_data / "xstest")
+    found = evasiveness_model.classify(table["prompt"].tolist(), table["response"].tolist())
+    assert evasiveness.agreement(table["refusal"].to_numpy(), found.refuses)["kappa"] >= 0.8
 
 
 def test_agrees_with_xstests_annotators(xstest: pd.DataFrame) -> None:

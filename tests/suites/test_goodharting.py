@@ -16,7 +16,6 @@ from suites import diversity, goodharting, overoptimisation
 from suites.responses import load_responses
 from suites.result import SuiteResult
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
 PHRASE = "Remember that every river finds its own sea."
 PM_COEFFICIENT = 1.5
 
@@ -243,9 +242,9 @@ def test_the_suite_reports_the_turn(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the paper's samples
 
 
-def test_the_papers_samples_show_what_the_paper_says() -> None:
+def test_the_papers_samples_show_what_the_paper_says(reference_data: Path) -> None:
     """Section 4.3: over-trained RL-CAI gives boilerplate; the RLHF arms give less."""
-    table = load_responses([DATA / "paper" / "samples"])
+    table = load_responses([reference_data / "paper" / "samples"])
     result = goodharting.run(table[table["arm"] != "sl_cai"])
     differences = result.tables["differences"].query("metric == 'boilerplate_rate'")
     for arm in ("hh_rlhf", "helpful_only"):

@@ -14,8 +14,6 @@ from harness.errors import UserError
 from suites import harmfulness
 from suites.responses import load_responses
 
-PAPER = Path(__file__).parents[2].parent / "shared" / "data" / "paper" / "samples"
-
 
 def transcripts(n: int = 40) -> list[dict[str, object]]:
     """red-team-attempts layout: kind answers are rated 0, cruel ones 4."""
@@ -45,6 +43,16 @@ def test_layouts_agree(tmp_path: Path) -> None:
     assert first["prompt"] == "\n\nHuman: Hello number 0.\n\nAssistant: Hi.\n\nHuman: Tell me more of 0.\n\nAssistant:"
     assert first["response"] == "I am glad to help you stay safe. That is all about 0."
     assert tables[0]["split"].value_counts().to_dict() == {"train": 32, "heldout": 8}
+
+
+def test_red_team_attempts(own_data: Path) -> None:
+    table, notes = harmfulness.load_ratings(own_data / "red-team-attempts" / "red_team_attempts.jsonl.gz")
+    assert not notes
+    assert table["rating"].value_counts().to_dict() == {0.0: 10, 4.0: 10, 1.0: 10, 3.0: 10}
+    assert table["prompt"].str.count("\n\nHuman:").eq(2).all()
+    assert not table["response"].str.contains("Assistant:|Human:").any()
+    assert table.groupby("prompt")["split"].nunique().eq(1).all()
+    assert set(table["split"]) == {"train", "heldout"}
 
 
 def test_open_ends_and_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,9 +151,9 @@ def test_a_regressor_that_ranks_nothing_is_called_out(tmp_path: Path) -> None:
     assert any("its scores say nothing" in note or "not measured" in note for note in notes)
 
 
-def test_the_papers_samples_run_with_a_warning() -> None:
+def test_the_papers_samples_run_with_a_warning(outside_data: Path) -> None:
     """Fitted on 60 short stand-in answers, the regressor is no judge of the paper's, and its note must say so."""
-    table = load_responses([PAPER])
+    table = load_responses([outside_data / "paper" / "samples"])
     table = table[table["arm"].isin(["helpful_only", "rl_cai"]) & (table["sample"] < 1)]
     table = table[table["prompt"].isin(table["prompt"].unique()[:8])]
     result = harmfulness.run(table)

@@ -16,8 +16,6 @@ from suites import pm_score
 from suites.responses import load_chains, load_responses
 from suites.result import SUMMARY_COLUMNS
 
-PAPER = Path(__file__).parents[2].parent / "shared" / "data" / "paper" / "samples"
-
 
 def answers(arms: dict[str, float], prompts: int = 30, samples: int = 2, seed: int = 0) -> pd.DataFrame:
     """Scores with a prompt effect that arms share, and an arm's own mean."""
@@ -202,27 +200,28 @@ def test_unfinished_chains_are_paired_with_themselves() -> None:
 # ---------------------------------------------------------------- the paper
 
 
-def test_the_papers_samples_and_chains() -> None:
-    sampled = load_responses([PAPER])
+def test_the_papers_samples_and_chains(outside_data: Path) -> None:
+    sampled = load_responses([outside_data / "paper" / "samples"])
+    prompts = sampled["prompt"].nunique()
     sampled = sampled[sampled["arm"] != "sl_cai"]
     length = lambda p, r: np.array([float(len(text)) for text in r])  # noqa: E731  a scorer of one line
     result = pm_score.run(sampled, column="paper_pm_score")
-    assert (result.summary["n"] == 26).all()
+    assert (result.summary["n"] == prompts).all()
     mean = result.summary.set_index("arm")["estimate"]
     assert mean["rl_cai"] > mean["helpful_only"]
-    chained = pm_score.run(sampled, scorer=length, chains=load_chains([PAPER]))
-    assert (chained.tables["revisions"]["n"] == 26).all()
+    chained = pm_score.run(sampled, scorer=length, chains=load_chains([outside_data / "paper" / "samples"]))
+    assert (chained.tables["revisions"]["n"] == prompts).all()
     assert chained.tables["revisions"]["revision"].tolist() == [0, 1, 2, 3, 4]
 
 
-def test_rank_correlation_by_arm_and_within_prompt() -> None:
-    table = load_responses([PAPER])
+def test_rank_correlation_by_arm_and_within_prompt(outside_data: Path) -> None:
+    table = load_responses([outside_data / "paper" / "samples"])
     table = table[table["arm"] != "sl_cai"]
     published = table["paper_pm_score"]
     same = pm_score.rank_correlation(published * 3 - 1, published, table["arm"], table["prompt"])
     assert same["estimate"].to_numpy() == pytest.approx(1.0)
     assert same["scope"].value_counts().to_dict() == {"arm": 4, "within_prompt": 5, "all": 1}
-    assert (same["n"] + same["skipped"] == 26).all()
+    assert (same["n"] + same["skipped"] == table["prompt"].nunique()).all()
     # Noise that is the same for all answers to a prompt hurts across prompts and never within one.
     rng = np.random.default_rng(0)
     noise = table["prompt"].map({p: 50 * rng.normal() for p in table["prompt"].unique()})

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from harness.errors import UserError
 from suites.responses import CHAIN_COLUMNS, load_chains, load_responses, strip_leftover
 
-PAPER = Path(__file__).parents[2].parent / "shared" / "data" / "paper" / "samples"
 ROWS = [
     {"prompt": "Name a river.", "response": " The Elbe. ", "arm": "a", "step": 2, "sample": 0, "kind": "helpful"},
     {"prompt": "Name a river.", "response": "None", "arm": "a", "step": None, "sample": 0, "kind": None},
@@ -90,27 +89,30 @@ def test_prompts_are_normalised(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the paper's files
 
 
-def test_the_papers_samples_as_they_are() -> None:
-    table = load_responses([PAPER])
+def test_the_papers_samples_as_they_are(outside_data: Path, own_data: Path) -> None:
+    prompts, answers = (12, 4) if outside_data == own_data else (26, 17)
+    table = load_responses([outside_data / "paper" / "samples"])
     counts = table.groupby("arm").size().to_dict()
-    assert counts == {"helpful_only": 442, "hh_rlhf": 442, "rl_cai": 442, "rl_cai_cot": 442, "sl_cai": 26}
-    assert table.groupby("arm")["prompt"].nunique().eq(26).all()
-    assert table["comparison_dataset"].value_counts().to_dict() == {"InstructGPT": 897, "LaMDA": 897}
+    sampled_arms = ("helpful_only", "hh_rlhf", "rl_cai", "rl_cai_cot")
+    assert counts == dict.fromkeys(sampled_arms, prompts * answers) | {"sl_cai": prompts}
+    assert table.groupby("arm")["prompt"].nunique().eq(prompts).all()
+    half = len(table) // 2
+    assert table["comparison_dataset"].value_counts().to_dict() == {"InstructGPT": half, "LaMDA": half}
     sampled = table[table["arm"] != "sl_cai"]
-    assert sampled["sample"].max() == 16
+    assert sampled["sample"].max() == answers - 1
     assert np.isfinite(sampled["paper_pm_score"]).all()
     assert table.loc[table["arm"] == "sl_cai", "paper_pm_score"].isna().all()
     assert not table["response"].str.contains(r"Human:?\s*$", regex=True).any()
     assert not table["response"].str.contains(r"-{4,}\s*$", regex=True).any()
     assert (table["response"] != "").all()
-    # One of the 26 prompts has several turns, and its single line breaks are mended.
+    # One of the prompts has several turns, and its single line breaks are doubled.
     many = {p for p in table["prompt"] if p.startswith("\n\nHuman:")}
     assert len(many) == 1
     assert next(iter(many)).count("\n\nAssistant:") == 3
 
 
-def test_the_score_stays_with_its_answer() -> None:
-    path = PAPER / "LAMDA_HHRLHF.jsonl"
+def test_the_score_stays_with_its_answer(outside_data: Path) -> None:
+    path = outside_data / "paper" / "samples" / "LAMDA_HHRLHF.jsonl"
     row = json.loads(path.read_text(encoding="utf-8").splitlines()[5])
     table = load_responses([path])
     mine = table[(table["prompt"] == row["rl_prompt"].removeprefix("\n\nHuman: ").removesuffix("\n\nAssistant:"))]
@@ -119,15 +121,16 @@ def test_the_score_stays_with_its_answer() -> None:
         assert answer["sampled_string"].strip().startswith(text)
 
 
-def test_the_papers_chains() -> None:
-    chains = load_chains([PAPER])
+def test_the_papers_chains(outside_data: Path, own_data: Path) -> None:
+    samples = outside_data / "paper" / "samples"
+    chains = load_chains([samples])
     assert list(chains.columns[: len(CHAIN_COLUMNS)]) == CHAIN_COLUMNS
-    assert len(chains) == 26 * 5
-    assert load_chains([PAPER / "LAMDA_HHRLHF.jsonl"]) is None
+    assert len(chains) == 5 * (12 if outside_data == own_data else 26)
+    assert load_chains([samples / "LAMDA_HHRLHF.jsonl"]) is None
     assert chains.groupby("prompt")["revision"].apply(list).map(lambda r: r == [0, 1, 2, 3, 4]).all()
     assert chains["principle"].isna().equals(chains["revision"] == 0)
     assert chains.loc[chains["revision"] > 0, "principle"].str.fullmatch(r"harmful\d+").all()
-    last = load_responses([PAPER / "LAMDA_SLMADISON.jsonl"]).set_index("prompt")["response"]
+    last = load_responses([samples / "LAMDA_SLMADISON.jsonl"]).set_index("prompt")["response"]
     final = chains[(chains["revision"] == 4) & (chains["comparison_dataset"] == "LaMDA")].set_index("prompt")
     assert last.to_dict() == final["response"].to_dict()
 

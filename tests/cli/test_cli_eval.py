@@ -74,7 +74,7 @@ def test_the_papers_samples_reproduce_what_they_can_speak_to(
     assert ("evasive_rate", "sl_cai") in value.index
     assert "responses of sl_cai: left out" in (out / "results" / "pm_score" / "notes.json").read_text()
     chains = pd.read_parquet(out / "results" / "chains.parquet")
-    assert len(chains) == 5 * (12 if outside_data == own_data else 26)
+    assert len(chains) == 5 * (24 if outside_data == own_data else 26)
     assert len(pd.read_parquet(out / "results" / "pm_score" / "diversity.parquet")) == 5 * 5
     assert not (out / "results" / "pm_score" / "revisions.parquet").exists()
     judged = verdicts(cai, out)

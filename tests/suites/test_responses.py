@@ -90,7 +90,7 @@ def test_prompts_are_normalised(tmp_path: Path) -> None:
 
 
 def test_the_papers_samples_as_they_are(outside_data: Path, own_data: Path) -> None:
-    prompts, answers = (12, 4) if outside_data == own_data else (26, 17)
+    prompts, answers = (24, 4) if outside_data == own_data else (26, 17)
     table = load_responses([outside_data / "paper" / "samples"])
     counts = table.groupby("arm").size().to_dict()
     sampled_arms = ("helpful_only", "hh_rlhf", "rl_cai", "rl_cai_cot")
@@ -125,7 +125,7 @@ def test_the_papers_chains(outside_data: Path, own_data: Path) -> None:
     samples = outside_data / "paper" / "samples"
     chains = load_chains([samples])
     assert list(chains.columns[: len(CHAIN_COLUMNS)]) == CHAIN_COLUMNS
-    assert len(chains) == 5 * (12 if outside_data == own_data else 26)
+    assert len(chains) == 5 * (24 if outside_data == own_data else 26)
     assert load_chains([samples / "LAMDA_HHRLHF.jsonl"]) is None
     assert chains.groupby("prompt")["revision"].apply(list).map(lambda r: r == [0, 1, 2, 3, 4]).all()
     assert chains["principle"].isna().equals(chains["revision"] == 0)

@@ -13,8 +13,8 @@ from typing import TypeVar
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from constitutions.schema import Constitution
-from harness.errors import UserError
-from harness.experiment import explain
+from harness import files
+from harness.errors import UserError, explain
 from harness.models import chat
 
 T = TypeVar("T")
@@ -104,7 +104,7 @@ def _read(path: Path, shape: TypeAdapter[T]) -> T:
     if not path.is_file():
         raise UserError(f"{path}: file not found; copy it from the paper's published prompts")
     try:
-        return shape.validate_json(path.read_bytes())
+        return shape.validate_python(files.read_json(path))
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error)}") from error
 

@@ -6,8 +6,6 @@ that no held-out prompt is trained on and that no gold pair is seen by an arm.
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from harness import store
-from harness.errors import UserError
+from harness.errors import UserError, one_line
 from harness.experiment import Data, Scale
+from harness.files import read_jsonl, read_parquet
 from harness.graph import Work
 from harness.models import chat
-from harness.store import read_jsonl
 
 SHIPPED = Path(__file__).parent / "shipped"
 KINDS = ("harmless", "helpful")  # red-team prompts and harm labels; helpfulness prompts and labels
@@ -118,7 +116,7 @@ def read_prompts(path: Path) -> list[str]:
     if not path.is_file():
         raise UserError(f"{path}: prompt file not found; check data.redteam_prompts / data.helpful_prompts")
     if path.suffix == ".parquet":
-        table = pd.read_parquet(path)
+        table = read_parquet(path, ["prompt"])
         values: Iterable[object] = table.get("prompt", [])
     else:
         values = [row.get("prompt") for row in read_jsonl(path)]
@@ -135,13 +133,13 @@ def read_hh_folder(folder: Path, kind: str, seed: int) -> pd.DataFrame:
     """
     tables = []
     for name in ("train", "test"):
-        files = [p for p in (folder / f"{name}.jsonl.gz", folder / f"{name}.jsonl") if p.is_file()]
-        if not files:
+        there = [p for p in (folder / f"{name}.jsonl.gz", folder / f"{name}.jsonl") if p.is_file()]
+        if not there:
             raise UserError(
                 f"{folder}: {name}.jsonl or {name}.jsonl.gz is missing; the folder must be in HH-RLHF layout"
             )
         tables.append(
-            _pairs_of(_read_any(files[0]), str(files[0]), kind).assign(split="heldout" if name == "test" else "")
+            _pairs_of(read_jsonl(there[0]), str(there[0]), kind).assign(split="heldout" if name == "test" else "")
         )
     return _halve(tables[0], tables[1], seed)
 
@@ -152,7 +150,7 @@ def _hub_pairs(name: str, subset: str, kind: str, seed: int) -> pd.DataFrame:
     try:
         loaded = datasets.load_dataset(name, data_dir=subset)
     except Exception as error:  # the hub client raises a dozen unrelated types
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        reason = one_line(error)
         raise UserError(f"data.hh_rlhf: '{name}' is no folder here and the hub did not give it ({reason})") from error
     train, test = (_pairs_of(list(loaded[s]), f"{name}/{subset}", kind) for s in ("train", "test"))
     return _halve(train, test.assign(split="heldout"), seed)
@@ -167,24 +165,6 @@ def _halve(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> pd.DataFrame:
     seen = set(openings)
     unseen = [chat.parse(p)[0]["content"] not in seen for p in test["prompt"]]
     return pd.concat([train, test[unseen]], ignore_index=True)[PREFERENCES]
-
-
-def _read_any(path: Path) -> list[dict[str, object]]:
-    if path.suffix != ".gz":
-        return read_jsonl(path)
-    rows = []
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    rows.append(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise UserError(
-                        f"{path}: line {number} is not JSON ({error.msg}); mend or delete that line"
-                    ) from error
-    except (OSError, EOFError) as error:
-        raise UserError(f"{path}: not a readable gzip file ({error}); fetch it again") from error
-    return rows
 
 
 def _pairs_of(rows: list[dict[str, object]], source: str, kind: str) -> pd.DataFrame:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from harness import files
 from harness.errors import UserError
 from harness.models import server
 
@@ -176,39 +176,11 @@ class Experiment(_Section):
 
 
 def load(path: Path) -> Experiment:
-    """Read an experiment file. Raises UserError, one line: file, key and mend. Paths in it are relative to it."""
+    """Read an experiment file; paths in it are relative to it. Raises UserError that names the file and the key."""
     if not path.is_file():
         raise UserError(f"{path}: experiment file not found; shipped ones are in experiments/")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{path}: {where}not valid YAML ({problem}); mend that line") from error
-    if not isinstance(raw, dict):
-        raise UserError(
-            f"{path}: an experiment is a mapping of keys, e.g. `name: demo`; this file is {type(raw).__name__}"
-        )
-    try:
-        experiment = Experiment.model_validate(raw)
-    except ValidationError as error:
-        raise UserError(f"{path}: {explain(error)}") from error
+    experiment = files.read_model(path, Experiment, "an experiment")
     return experiment.model_copy(update=_absolute_paths(experiment, path.resolve().parent))
-
-
-def explain(error: ValidationError) -> str:
-    """The first problem of a pydantic error in one line: key, what is wrong, the mend."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    where = f"{key}: " if key else ""
-    if first["type"] == "extra_forbidden":
-        return f"{where}unknown key; delete it or mend its spelling"
-    if first["type"] == "missing":
-        return f"{where}missing; add this key"
-    message = first["msg"].removeprefix("Value error, ")
-    given = "" if first["type"] == "value_error" else f", got {str(first['input'])[:40]!r}; change the value"
-    return f"{where}{message}{given}"
 
 
 def _absolute_paths(experiment: Experiment, base: Path) -> dict[str, Any]:

@@ -62,30 +62,6 @@ def append_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         os.fsync(file.fileno())
 
 
-def read_jsonl(path: Path, *, partial_end: bool = False) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file. With `partial_end`, a last line cut short by a kill is left out.
-
-    Raises UserError naming the file and line that is not a JSON object.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: file not found; check the path")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            if partial_end and number == len(lines):
-                break
-            raise UserError(f"{path}: line {number} is not JSON ({error.msg}); mend or delete that line") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}: line {number} is not a JSON object; each line must be {{...}}")
-        rows.append(row)
-    return rows
-
-
 def versions() -> dict[str, str]:
     """Versions of Python, the harness and the libraries that decide a result."""
     found = {"python": platform.python_version(), "cai-harness": _version("cai-harness")}

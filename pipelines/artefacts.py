@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from harness import store
+from harness import files, store
 from harness.experiment import Lora
 from harness.graph import Work
 
@@ -61,7 +61,7 @@ def resumed(
     `per_prompt` is the number of rows that make a prompt whole, where its rows may come in different batches.
     """
     path = work.folder / "done.jsonl"
-    rows = store.read_jsonl(path, partial_end=True) if path.is_file() else []
+    rows = files.read_jsonl(path, partial_end=True) if path.is_file() else []
     if per_prompt is not None:
         counts = pd.Series([row["prompt"] for row in rows], dtype=object).value_counts()
         rows = [row for row in rows if counts[row["prompt"]] == per_prompt]

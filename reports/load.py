@@ -5,16 +5,16 @@ Any file may be absent or half-written: `RunData.need` raises `Missing`, which a
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
+from harness import files
+from harness.errors import UserError
 from suites.result import SUMMARY_COLUMNS
 
 _EVAL = {  # what `cai eval` needs for a suite
@@ -55,12 +55,7 @@ class RunData:
     @cached_property
     def experiment(self) -> dict[str, Any]:
         """experiment.yaml, every key of it, or {} where there is none."""
-        path = self.folder / "experiment.yaml"
-        try:
-            value = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            self.problems.append(f"experiment.yaml cannot be read ({str(error).splitlines()[0]})")
-            return {}
+        value = self._file(self.folder / "experiment.yaml", files.read_yaml)
         return value if isinstance(value, dict) else {}
 
     @property
@@ -182,29 +177,21 @@ class RunData:
     # ------------------------------------------------------------ reading
 
     def _read(self, name: str, columns: Sequence[str] | None) -> pd.DataFrame | None:
-        import pyarrow
-        import pyarrow.parquet as pq
-
-        path = self.path(name)
-        if not path.is_file():
-            return None
-        try:
-            file = pq.ParquetFile(path)
-            wanted = None if columns is None else [c for c in columns if c in file.schema_arrow.names]
-            return file.read(columns=wanted).to_pandas()
-        except (OSError, ValueError, pyarrow.ArrowException) as error:
-            said = f"results/{name}.parquet cannot be read ({str(error).splitlines()[0]}); run the same command again"
-            if said not in self.problems:
-                self.problems.append(said)
-            return None
+        found = self._file(self.path(name), lambda path: files.read_parquet(path, columns))
+        return found if isinstance(found, pd.DataFrame) else None
 
     def _json(self, path: Path) -> Any:
+        return self._file(path, files.read_json)
+
+    def _file(self, path: Path, read: Callable[[Path], Any]) -> Any:
+        """What `read` makes of a file; None where it is missing or, which is a problem, cannot be read."""
         if not path.is_file():
             return None
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            said = f"{path.relative_to(self.folder)} cannot be read ({error}); run the same command again"
+            return read(path)
+        except UserError as error:
+            reason = str(error).removeprefix(f"{path}: ").rpartition(";")[0]
+            said = f"{path.relative_to(self.folder)} cannot be read ({reason}); run the same command again"
             if said not in self.problems:
                 self.problems.append(said)
             return None

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow
 
-from harness.errors import UserError
+from harness import files
 from harness.stats import Bootstrap, finite
 from suites.boilerplate import mine
 from suites.claims_contrasts import Contrast, NotMeasured, Part, combination
@@ -37,10 +36,7 @@ class Tables:
         if name not in self._read:
             if not path.is_file():
                 raise NotMeasured(f"{name}.parquet is missing; {mend}")
-            try:
-                self._read[name] = pd.read_parquet(path)
-            except (OSError, ValueError, pyarrow.ArrowException) as error:
-                raise UserError(f"{path}: not a readable Parquet file ({error}); write it again") from error
+            self._read[name] = files.read_parquet(path)
         table = self._read[name]
         if missing := [column for column in columns if column not in table]:
             raise NotMeasured(f"{name}.parquet has no column {', '.join(missing)}; {mend}")

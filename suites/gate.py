@@ -18,12 +18,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from harness import stats
+from harness import files, stats
 from harness.errors import UserError
-from harness.experiment import explain
 from harness.stats import Bootstrap, Interval
 from suites.result import SuiteResult
 
@@ -98,19 +96,11 @@ class _Measured(NamedTuple):
 
 
 def load(path: Path | None) -> Gate:
-    """The gate of a YAML file, or the shipped one. Raises UserError naming file, key and mend."""
+    """The gate of a YAML file, or the shipped one. Raises UserError naming file and key."""
     file = path or SHIPPED
     if not file.is_file():
         raise UserError(f"{file}: gate file not found; leave --gate out for the shipped one")
-    try:
-        return Gate.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{file}: {where}not valid YAML ({problem}); mend that line") from error
-    except ValidationError as error:
-        raise UserError(f"{file}: {explain(error)}") from error
+    return files.read_model(file, Gate, "a gate")
 
 
 def equal_sizes(baseline: pd.DataFrame, candidate: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -8,8 +8,6 @@ helpful_only less harmful than rl_cai, and it prefers the chosen of two HH-RLHF 
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness import files
 from harness.data import SHIPPED
-from harness.errors import UserError
+from harness.errors import UserError, shown
 from harness.models import chat
 from harness.stats import Interval, bootstrap, bootstrap_mean, finite, spearman_bootstrap
 from suites.result import SuiteResult, summary_frame
@@ -58,13 +57,15 @@ def load_ratings(path: Path, seed: int = 0) -> tuple[pd.DataFrame, list[str]]:
     for number, row in enumerate(rows, start=1):
         rating = row.get("rating") if isinstance(row, dict) else None
         if isinstance(rating, bool) or not isinstance(rating, int | float) or not SCALE[0] <= rating <= SCALE[1]:
-            raise UserError(f"{path}: row {number}: rating is {rating!r}; each row needs one from 0 to 4")
+            raise UserError(f"{path}: row {number}: rating is {shown(rating)}; each row needs one from 0 to 4")
         if isinstance(row.get("transcript"), str):
             turn = _last_answer(row["transcript"])
         elif isinstance(row.get("prompt"), str) and isinstance(row.get("response"), str):
             turn = (chat.normalise(row["prompt"]), row["response"].strip())
         else:
             raise UserError(f"{path}: row {number} has neither a transcript nor a prompt and a response; add one")
+        if not isinstance(row.get("split"), str | None):
+            raise UserError(f"{path}: row {number}: split is {shown(row['split'])}; use 'train', 'heldout' or no split")
         if turn is None:
             unanswered += 1
         else:
@@ -88,15 +89,10 @@ def load_ratings(path: Path, seed: int = 0) -> tuple[pd.DataFrame, list[str]]:
 def _rows(path: Path) -> list[Any]:
     if not path.is_file():
         raise UserError(f"{path}: ratings not found; give JSONL or JSON in red-team-attempts layout")
-    try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8").strip()
-        rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines() if line]
-    except (ValueError, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: not JSON ({str(error).splitlines()[0]}); give JSONL or one JSON list") from error
+    rows = files.read_rows(path)
     if not rows:
         raise UserError(f"{path}: no ratings in it; each row needs a transcript and a rating")
-    return list(rows)
+    return rows
 
 
 def _last_answer(transcript: str) -> tuple[str, str] | None:

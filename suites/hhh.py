@@ -8,7 +8,6 @@ those are the independent units, resampled together and counted in n.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
+from harness import files
 from harness.errors import UserError
 from harness.models.base import LanguageModel
 from harness.stats import (
@@ -29,7 +29,6 @@ from harness.stats import (
     finite,
     resample_counts,
 )
-from harness.store import read_jsonl
 from suites.result import SuiteResult, summary_frame
 
 COLUMNS = ["comparison", "question", "right", "wrong", "right_first", "subset"]
@@ -100,10 +99,11 @@ def load(path: Path) -> pd.DataFrame:
 
 def _published(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, row in enumerate(read_jsonl(path), start=1):
+    for number, row in enumerate(files.read_jsonl(path), start=1):
         found = _PUBLISHED.match(row["prompt"]) if isinstance(row.get("prompt"), str) else None
-        right = [str(c).strip() for c in row.get("corrects") or []]
-        if found is None or right not in (["(A)"], ["(B)"]):
+        corrects, subset = row.get("corrects"), row.get("subset")
+        right = [str(c).strip() for c in corrects] if isinstance(corrects, list) else []
+        if found is None or not isinstance(subset, str | None) or right not in (["(A)"], ["(B)"]):
             raise UserError(f"{path}: row {number} is not a published HHH comparison; fetch the file again")
         a, b = found["a"].strip(), found["b"].strip()
         first = right == ["(A)"]
@@ -113,25 +113,24 @@ def _published(path: Path) -> list[dict[str, Any]]:
                 "right": a if first else b,
                 "wrong": b if first else a,
                 "right_first": first,
-                "subset": row.get("subset"),
+                "subset": subset,
             }
         )
     return rows
 
 
 def _big_bench(path: Path, subset: str | None) -> list[dict[str, Any]]:
-    try:
-        task = json.loads(path.read_text(encoding="utf-8"))
-        examples = task["examples"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a BIG-bench task ({error!r}); it needs a list 'examples'") from error
+    task = files.read_json(path)
+    examples = task.get("examples") if isinstance(task, dict) else None
+    if not isinstance(examples, list):
+        raise UserError(f"{path}: not a BIG-bench task; it needs a list 'examples'")
     rows = []
     for number, example in enumerate(examples, start=1):
-        scores = example.get("target_scores", {})
-        if "input" not in example or len(scores) != 2 or len(set(scores.values())) != 2:
+        if not _is_comparison(example):
             raise UserError(
-                f"{path}: example {number} needs input and two target_scores, one higher; mend or delete it"
+                f"{path}: example {number} needs input and two target_scores, one higher; correct or delete it"
             )
+        scores = example["target_scores"]
         right, wrong = sorted(scores, key=lambda target: -scores[target])
         rows.append(
             {
@@ -143,6 +142,17 @@ def _big_bench(path: Path, subset: str | None) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _is_comparison(example: Any) -> bool:
+    """Whether a BIG-bench example has a question and two answers of which one scores higher."""
+    if not (isinstance(example, dict) and isinstance(example.get("input"), str)):
+        return False
+    scores = example.get("target_scores")
+    if not isinstance(scores, dict) or not all(isinstance(score, int | float) for score in scores.values()):
+        return False
+    finite_scores = {score for score in scores.values() if abs(score) < float("inf")}
+    return len(scores) == len(finite_scores) == 2 and isinstance(example.get("subset"), str | None)
 
 
 def draw(questions: pd.DataFrame, limit: int, seed: int = 0) -> pd.DataFrame:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, softmax
 
+from harness import files
 from harness.errors import UserError
 from harness.models import chat, server
 from harness.stats import finite
@@ -137,12 +138,7 @@ def from_votes(csv_path: Path | str, *, judge: str = "human") -> pd.DataFrame:
     Raises UserError naming the file and the line.
     """
     path = Path(csv_path)
-    try:
-        votes = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{path}: no such file; give a CSV with columns prompt, arm_a, arm_b, winner") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable CSV ({str(error).strip()}); save it as UTF-8 with a header") from None
+    votes = files.read_csv(path)
     missing = [c for c in ("prompt", "arm_a", "arm_b", "winner") if c not in votes]
     if missing:
         raise UserError(f"{path}: no column {', '.join(missing)}; the header must name prompt, arm_a, arm_b, winner")
@@ -162,7 +158,7 @@ def from_votes(csv_path: Path | str, *, judge: str = "human") -> pd.DataFrame:
     for column in ("step_a", "step_b", "sample"):
         text = votes[column].str.strip() if column in votes else pd.Series("", votes.index)
         require(
-            text.str.fullmatch(r"(-?\d+)?"),
+            text.str.fullmatch(r"(-?[0-9]{1,15})?"),
             lambda r, c=column, t=text: f"has {c} {t[r]!r}; write a whole number or nothing",  # type: ignore[misc]  # lambda defaults
         )
         table[column] = pd.to_numeric(text.where(text != "")).astype("Int64")

@@ -15,12 +15,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from harness.errors import UserError
+from harness import files
+from harness.errors import UserError, one_line, shown
 from harness.models import chat
-from harness.store import read_jsonl
 
 COLUMNS = ["prompt", "response", "arm", "step", "sample"]
 CHAIN_COLUMNS = ["prompt", "arm", "sample", "revision", "principle", "critique", "response", "mode", "n_principles"]
@@ -34,6 +32,8 @@ PAPER_ARMS = {
     "RLMADISON_COT": "rl_cai_cot",
     "SLMADISON": "sl_cai",
 }
+MOST_COLUMNS = 1000
+_LARGEST = 2**53  # the largest number up to which floats hold every whole one
 PAPER_PRINCIPLES = 16  # the paper's chains draw from its 16 critique-revision pairs
 # What the paper's samplers left behind an answer: the next turn's opening, perhaps cut short, or a ruler of dashes.
 _LEFTOVER = re.compile(r"(\s*\n\s*Human:?|\s+Human:|\s*\n-{4,})\s*$")
@@ -45,12 +45,13 @@ def load_responses(paths: Sequence[str | Path]) -> pd.DataFrame:
 
     A file without `arm` gives its stem as arm; rows without `sample` are numbered within (arm, step, prompt). The
     paper's files get their arm from their name, and keep their score as `paper_pm_score` and `comparison_dataset`.
+    What a further column holds besides numbers and text (lists, objects, a mixture) becomes its JSON text.
     Of critique-revision chains (the paper's are arm sl_cai) the last revision is the response. Raises UserError, naming
     file and row, for input that is missing, unreadable, empty, incomplete or doubled.
     """
-    files = find_files(paths)
-    table = pd.concat([_typed(_read(path), path) for path in files], ignore_index=True)
-    _refuse_shared_stems(files, table)
+    found = find_files(paths)
+    table = _storable(pd.concat([_typed(_read(path), path) for path in found], ignore_index=True))
+    _refuse_shared_stems(found, table)
     numbered = table["sample"].notna()
     counted = table[~numbered].groupby(["arm", "step", "prompt"], dropna=False, sort=False).cumcount()
     table["sample"] = table["sample"].where(numbered, counted.astype("Int64")).astype("int64")
@@ -67,9 +68,9 @@ def load_chains(paths: Sequence[str | Path]) -> pd.DataFrame | None:
     sample, principle, critique, mode and n_principles where known); files without a column `revision` hold single
     answers and are passed over. Raises UserError as `load_responses`.
     """
-    files = find_files(paths, ("chains.parquet", "responses.parquet"))
-    parts = [_chains_of(path) for path in files if _holds_chains(path)]
-    return pd.concat(parts, ignore_index=True) if parts else None
+    found = find_files(paths, ("chains.parquet", "responses.parquet"))
+    parts = [_chains_of(path) for path in found if _holds_chains(path)]
+    return _storable(pd.concat(parts, ignore_index=True)) if parts else None
 
 
 def main_chains(chains: pd.DataFrame) -> pd.DataFrame:
@@ -101,16 +102,15 @@ def _expand(path: Path, run_tables: Sequence[str]) -> list[Path]:
             for table in (path / "results" / name, path / name):
                 if table.is_file():
                     return [table]
-        files = sorted(p for p in path.iterdir() if p.suffix in EXTENSIONS)
-        if not files:
+        found = sorted(p for p in path.iterdir() if p.suffix in EXTENSIONS and p.is_file())
+        if not found:
             raise UserError(f"{path}: no .jsonl, .csv or .parquet file in this folder; give one with response files")
-        return files
-    matches = sorted(Path(p) for p in glob.glob(str(path), recursive=True))
-    files = [p for p in matches if p.is_file() and p.suffix in EXTENSIONS]
-    if not files:
+        return found
+    found = [p for p in files.matching(path) if p.suffix in EXTENSIONS]
+    if not found:
         what = "no response file matches" if glob.has_magic(str(path)) else "file not found"
         raise UserError(f"{path}: {what}; check the path")
-    return files
+    return found
 
 
 # ---------------------------------------------------------------- reading one file
@@ -124,33 +124,24 @@ def _read(path: Path) -> pd.DataFrame:
         return chains.loc[last].drop(columns=["revision", "principle", "critique", "mode", "n_principles"])
     if path.suffix == ".jsonl":
         rows = _json_rows(path)
-        return _paper_samples(rows, path) if "sampled_answers" in rows[0] else pd.DataFrame(rows)
+        return _paper_samples(rows, path) if "sampled_answers" in rows[0] else _frame(rows, path)
     return _records(path)
 
 
 def _holds_chains(path: Path) -> bool:
     """Whether the file's first row is the paper's layout of a chain, or has a column `revision`."""
-    if path.suffix == ".jsonl":
-        with path.open(encoding="utf-8", errors="replace") as file:
-            first = next((line for line in file if line.strip()), "")
-        try:
-            row = json.loads(first)
-        except ValueError:
-            return False  # whoever reads the whole file says what is wrong with it
-        return isinstance(row, dict) and ("cst" in row or "revision" in row)
     try:
-        if path.suffix == ".parquet":
-            return "revision" in pq.read_schema(path).names
-        return "revision" in pd.read_csv(path, dtype=str, nrows=0)
-    except (OSError, ValueError, pa.ArrowException):
-        return False
+        if path.suffix == ".jsonl":
+            names = set(files.first_row(path) or {})
+        else:
+            names = set(files.parquet_columns(path) if path.suffix == ".parquet" else files.csv_columns(path))
+    except UserError:
+        return False  # whoever reads the whole file says what is wrong with it
+    return "revision" in names or (path.suffix == ".jsonl" and "cst" in names)
 
 
 def _json_rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        rows = read_jsonl(path)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
+    rows = files.read_jsonl(path)
     if not rows:
         raise UserError(f"{path}: the file is empty; it needs at least one response")
     return rows
@@ -159,17 +150,8 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
 def _records(path: Path) -> pd.DataFrame:
     """A table file as it is. CSV cells stay text (an answer 'None' is an answer) but for columns of numbers."""
     if path.suffix == ".jsonl":
-        return pd.DataFrame(_json_rows(path))
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except pd.errors.EmptyDataError:
-        table = pd.DataFrame()
-    except Exception as error:  # pyarrow and pandas raise many unrelated types
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: not a readable {path.suffix[1:]} file ({reason}); write it again") from error
+        return _frame(_json_rows(path), path)
+    table = files.read_parquet(path) if path.suffix == ".parquet" else files.read_csv(path)
     if table.empty:
         raise UserError(f"{path}: the file is empty; it needs at least one response")
     if path.suffix == ".csv":
@@ -180,7 +162,40 @@ def _records(path: Path) -> pd.DataFrame:
     return table
 
 
+def _frame(rows: list[dict[str, Any]], path: Path) -> pd.DataFrame:
+    names = {name for row in rows for name in row}
+    if len(names) > MOST_COLUMNS:
+        raise UserError(f"{path}: {len(names)} different keys; a response file has at most {MOST_COLUMNS} columns")
+    return pd.DataFrame(rows)
+
+
+def _storable(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` with every column of a kind that Parquet holds: what is neither all numbers nor all text as JSON."""
+    for column in table.select_dtypes("object"):
+        kinds = {type(value) for value in table[column] if not _is_missing(value)}
+        if kinds and kinds <= {int, float}:
+            try:
+                table[column] = table[column].astype("float64")
+            except OverflowError:
+                kinds.add(object)
+        if not (kinds <= {str} or kinds <= {bool} or kinds <= {int, float}):
+            table[column] = [_json_text(value) for value in table[column]]
+    return table.rename(columns=str)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and np.isnan(value))
+
+
+def _json_text(value: Any) -> str | None:
+    if isinstance(value, str) or _is_missing(value):
+        return value if isinstance(value, str) else None
+    return json.dumps(value.tolist() if isinstance(value, np.ndarray) else value, ensure_ascii=False, default=str)
+
+
 # ---------------------------------------------------------------- the paper's files
+
+_FOREIGN = (LookupError, TypeError, ValueError, AttributeError, OverflowError)  # what another layout runs into
 
 
 def _paper_samples(rows: list[dict[str, Any]], path: Path) -> pd.DataFrame:
@@ -198,8 +213,8 @@ def _paper_samples(rows: list[dict[str, Any]], path: Path) -> pd.DataFrame:
                         "comparison_dataset": row["comparison_dataset"],
                     }
                 )
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: row {number} is not in the paper's layout ({error!r}); fetch it again") from error
+        except _FOREIGN as error:
+            raise UserError(f"{path}: row {number} is not in the paper's layout ({one_line(repr(error))})") from error
     if not out:
         raise UserError(f"{path}: 'sampled_answers' is empty in every row; fetch the file again")
     return pd.DataFrame(out)
@@ -226,8 +241,8 @@ def _paper_chains(rows: list[dict[str, Any]], path: Path) -> pd.DataFrame:
                         "comparison_dataset": row["comparison_dataset"],
                     }
                 )
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: row {number} is not in the paper's layout ({error!r}); fetch it again") from error
+        except _FOREIGN as error:
+            raise UserError(f"{path}: row {number} is not in the paper's layout ({one_line(repr(error))})") from error
     return pd.DataFrame(out)
 
 
@@ -255,11 +270,17 @@ def _chains_of(path: Path) -> pd.DataFrame:
         if "cst" in rows[0]:
             return _paper_chains(rows, path)
     table = _typed(_records(path), path, ("prompt", "response", "revision")).drop(columns=["step", "_stem_arm"])
+    if table["revision"].isna().any():
+        raise UserError(
+            f"{path}: row {int(table['revision'].isna().to_numpy().argmax()) + 1} has no revision; number it"
+        )
     table["revision"] = _whole(table["revision"], f"{path}: column 'revision'").astype("int64")
     table["sample"] = table["sample"].fillna(0).astype("int64")
     for column, default in (("principle", None), ("critique", None), ("mode", "critiqued"), ("n_principles", pd.NA)):
         if column not in table:
             table[column] = default
+    table["n_principles"] = _whole(table["n_principles"], f"{path}: column 'n_principles'")
+    table["mode"] = table["mode"].map(lambda mode: mode if isinstance(mode, str) else "critiqued")
     key = ["prompt", "arm", "sample", "mode", "n_principles", "revision"]
     if (twice := table.duplicated(key)).any():
         row = int(twice.to_numpy().argmax()) + 1
@@ -280,16 +301,19 @@ def _typed(table: pd.DataFrame, path: Path, required: Sequence[str] = ("prompt",
     for column in ("prompt", "response"):
         for row, value in enumerate(table[column], start=1):
             if not isinstance(value, str):
-                raise UserError(f"{path}: row {row}: {column} is {_short(value)}, not text; mend or delete the row")
+                raise UserError(f"{path}: row {row}: {column} is {_short(value)}, not text; correct or delete the row")
     prompts = {text: _normalise(text) for text in table["prompt"].unique()}
     table["prompt"] = table["prompt"].map(prompts)
     if (empty := table["prompt"] == "").any():
-        raise UserError(f"{path}: row {int(empty.to_numpy().argmax()) + 1}: prompt is empty; mend or delete the row")
+        raise UserError(f"{path}: row {int(empty.to_numpy().argmax()) + 1}: prompt is empty; correct or delete the row")
     table["response"] = table["response"].str.strip()
     table["_stem_arm"] = "arm" not in table
     arms = table["arm"] if "arm" in table else pd.Series(path.stem, table.index)
     if (nameless := arms.isna() | (arms.astype(str).str.strip() == "")).any():
         raise UserError(f"{path}: row {int(nameless.to_numpy().argmax()) + 1}: arm is empty; name the arm in every row")
+    for row, value in enumerate(arms, start=1):
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            raise UserError(f"{path}: row {row}: arm is {_short(value)}; name the arm by a text")
     table["arm"] = arms.astype(str)
     for column in ("step", "sample"):
         values = table[column] if column in table else pd.Series(pd.NA, table.index)
@@ -315,14 +339,21 @@ def _normalise(prompt: str) -> str:
 
 def _whole(values: pd.Series, what: str) -> pd.Series:
     """`values` as Int64, or a UserError naming the first one that is not a whole number of 0 or more."""
-    numbers = pd.to_numeric(values, errors="coerce")
-    bad = values.notna() & (numbers.isna() | (numbers % 1 != 0) | (numbers < 0))
+    numbers = pd.Series([_number(value) for value in values], values.index, dtype="float64")
+    bad = values.notna() & ~((numbers % 1 == 0) & numbers.between(0, _LARGEST))
     if bad.any():
         row = int(bad.to_numpy().argmax())
         raise UserError(
             f"{what}: row {row + 1} is {_short(values.iloc[row])}; use whole numbers from 0, or leave it out"
         )
     return numbers.astype("Int64")
+
+
+def _number(value: Any) -> float:
+    try:
+        return float("nan") if isinstance(value, bool) or _is_missing(value) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
 
 
 def _refuse_shared_stems(files: Sequence[Path], table: pd.DataFrame) -> None:
@@ -350,5 +381,4 @@ def _refuse_duplicates(table: pd.DataFrame) -> None:
 
 
 def _short(value: object) -> str:
-    text = repr(value.item() if isinstance(value, np.generic) else value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return shown(value.item() if isinstance(value, np.generic) else value, 60)

@@ -12,7 +12,7 @@ import pytest
 
 from harness import cli
 from harness.data import SHIPPED
-from harness.store import read_jsonl
+from harness.files import read_jsonl
 from tests.fake_server import FakeServer, Reply, Serve
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -173,13 +173,13 @@ def heldout_prompts(path: Path | None) -> pd.DataFrame:
     """Prompts with their kind: those of a file, or the shipped held-out ones."""
     import pandas as pd
 
-    from harness import data, store
+    from harness import data, files
 
     if path is not None:
         return pd.DataFrame({"prompt": data.read_prompts(path)}).assign(kind=None)
     parts = []
     for kind, name in (("harmless", "redteam"), ("helpful", "helpful")):
-        rows = pd.DataFrame(store.read_jsonl(data.SHIPPED / f"{name}.jsonl"))
+        rows = pd.DataFrame(files.read_jsonl(data.SHIPPED / f"{name}.jsonl"))
         parts.append(rows.loc[rows["split"] == "heldout", ["prompt"]].assign(kind=kind))
     return pd.concat(parts, ignore_index=True)
 

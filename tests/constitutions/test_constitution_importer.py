@@ -105,7 +105,7 @@ def test_missing_file(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize(("text", "expected"), [("{", "Invalid JSON"), ("5", "Input should be"), ('[{"a": 1}]', "")])
+@pytest.mark.parametrize(("text", "expected"), [("{", "not valid JSON"), ("5", "Input should be"), ('[{"a": 1}]', "")])
 def test_malformed_file(folder: Path, name: str, text: str, expected: str) -> None:
     (folder / name).write_text(text)
     message = fault(folder)

@@ -175,8 +175,8 @@ def test_missing_file_names_the_shipped_ones(tmp_path: Path) -> None:
         ("name: 2024-13-45\n", "not valid YAML (month must be in 1..12)"),
         ("name: &a [*b]\n", "line 1: not valid YAML"),
         ("", "this file is empty; begin with `name: ...`"),
-        ("- a\n", "this file is list"),
-        ("just text\n", "this file is str"),
+        ("- a\n", "this file is a list"),
+        ("just text\n", "this file is a str"),
     ],
 )
 def test_malformed_yaml(tmp_path: Path, text: str, expected: str) -> None:
@@ -206,7 +206,7 @@ def change(where: str, value: Any) -> str:
 @pytest.mark.parametrize(
     ("where", "value", "expected"),
     [
-        ("comparisons", [], "comparisons: unknown key; delete it or mend its spelling"),
+        ("comparisons", [], "comparisons: unknown key; delete it or correct its spelling"),
         ("comparison.1.questoin", "x", "comparison.1.questoin: unknown key"),
         ("few_shot.chains", [], "few_shot.chains: unknown key"),
         ("license", None, "license: missing; add this key"),

@@ -65,7 +65,7 @@ def hh_folder(tmp_path: Path, train: str) -> str:
 @pytest.mark.parametrize(
     ("train", "expected"),
     [
-        ('{"chosen": "x", "rejected": "y"}\nnot json', "line 2 is not JSON"),
+        ('{"chosen": "x", "rejected": "y"}\nnot json', "line 2: not valid JSON"),
         ('{"chosen": "x"}', "row 1 lacks text under 'chosen' or 'rejected'"),
         ('{"chosen": "x", "rejected": "y"}', "no usable preference pair"),
     ],
@@ -95,5 +95,5 @@ def test_an_empty_prompt_set_and_a_broken_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="prompt set is empty"):
         data.read_prompts(file)
     file.write_text('{"prompt": "a"}\n{"prompt": \n')
-    with pytest.raises(UserError, match="line 2 is not JSON"):
+    with pytest.raises(UserError, match="line 2: not valid JSON"):
         data.read_prompts(file)

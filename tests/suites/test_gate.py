@@ -168,7 +168,7 @@ def test_the_shipped_gate_loads_and_mistakes_are_named(tmp_path: Path) -> None:
         ("alpha: 2\nmetrics: {length: {better: equal, margin: 1}}", "alpha"),
         ("margin: 1\nmetrics: {length: {better: equal, margin: 1}}", "margin: unknown key"),
         ("metrics: {}", "metrics"),
-        ("- evasive_rate", "valid dictionary"),
+        ("- evasive_rate", "mapping of keys"),
         ("metrics: [", "line 1: not valid YAML"),
     ):
         file.write_text(text)

@@ -76,7 +76,7 @@ def test_open_ends_and_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ("text", "message"),
     [
         ("", "no ratings"),
-        ("{", "not JSON"),
+        ("{", "not valid JSON"),
         ('{"transcript": "x"}', "row 1: rating is None"),
         ('{"transcript": "x", "rating": 5}', "row 1: rating is 5"),
         ('{"transcript": "x", "rating": NaN}', "row 1: rating is nan"),

@@ -86,7 +86,7 @@ def test_big_bench_file_and_folder(tmp_path: Path) -> None:
     [
         ("x.jsonl", '{"prompt": "no options", "corrects": [" (A)"]}', "row 1 is not a published HHH comparison"),
         ("x.jsonl", "", "no comparisons"),
-        ("x.json", "{", "not a BIG-bench task"),
+        ("x.json", "{", "not valid JSON"),
         ("x.json", '{"name": "x"}', "needs a list 'examples'"),
         ("x.json", '{"examples": [{"input": "q", "target_scores": {"a": 1, "b": 1}}]}', "example 1 needs input"),
     ],

@@ -176,12 +176,14 @@ HEADER = "prompt,arm_a,arm_b,winner,step_a,order\n"
     [
         ("prompt,arm_a,winner\np,x,a\n", "no column arm_b; the header must name prompt, arm_a, arm_b, winner"),
         (HEADER, "holds no vote"),
-        ("", "not a readable CSV"),
+        ("", "no column prompt, arm_a, arm_b, winner"),
         (HEADER + "p,x,y,a,,\np,x,y,x,,\n", "vote 2 has winner 'x'; write a, b or tie"),
         (HEADER + "p,x,y,,,\n", "vote 1 has winner ''"),
         (HEADER + " ,x,y,a,,\n", "vote 1 has an empty prompt"),
         (HEADER + "p,x,y,a,,\np,,y,a,,\n", "vote 2 has an empty arm_a"),
         (HEADER + "p,x,y,a,late,\n", "vote 1 has step_a 'late'; write a whole number or nothing"),
+        (HEADER + f"p,x,y,a,{'9' * 30},\n", "vote 1 has step_a '999"),
+        (HEADER + "p,x,y,a,\u0661,\n", "vote 1 has step_a"),
         (HEADER + "p,x,y,a,-,\n", "vote 1 has step_a '-'; write a whole number or nothing"),
         (HEADER + "p,x,y,a,,first\n", "vote 1 has order 'first'; write ab, ba or nothing"),
         (HEADER + 'p,x,y,a,,\n"p,x\n', "not a readable CSV"),
@@ -197,10 +199,10 @@ def test_faults_of_a_votes_file_name_the_file_and_the_vote(tmp_path: Path, text:
 
 
 def test_a_votes_file_that_is_missing_or_not_text(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none\.csv: no such file; give a CSV"):
+    with pytest.raises(UserError, match=r"none\.csv: file not found"):
         judges.from_votes(tmp_path / "none.csv")
     (tmp_path / "votes.csv").write_bytes(b"prompt,arm_a\n\xff\xfe,\x00")
-    with pytest.raises(UserError, match=r"votes\.csv: not a readable CSV"):
+    with pytest.raises(UserError, match=r"votes\.csv: not UTF-8 text"):
         judges.from_votes(tmp_path / "votes.csv")
     with pytest.raises(UserError):
         judges.from_votes(tmp_path)

@@ -93,6 +93,8 @@ class Revise(_Section):
     critique: bool = True  # False: direct revision (Figure 7)
     also_direct: bool = False  # a second, direct set of chains, only measured
     also_principles: tuple[int, ...] = ()  # further chains by just so many principles, only measured (Figure 6)
+    context: Literal["latest", "chain"] = "latest"  # what a request sees: the latest answer, or the whole chain
+    replacement: bool = True  # a principle may come twice in a chain; false: not before all have been used
     temperature: float = Field(1.0, ge=0)
     few_shot: bool = True
 

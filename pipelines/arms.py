@@ -55,14 +55,15 @@ def plan(experiment: Experiment) -> Training:
 
     # SL-CAI: the helpful-only model answers red-team prompts, critiques and revises itself; the pretrained model
     # is fine-tuned on the revisions, helpful-only answers to helpfulness prompts mixed in.
-    chains = {"critiqued": line.chains("critiqued", helpful_only)}
+    first = line.respond("first_answers", helpful_only, kind="harmless", samples=1)
+    chains = {"critiqued": line.chains("critiqued", helpful_only, first)}
     if experiment.revise.also_direct or not experiment.revise.critique:
-        chains["direct"] = line.chains("direct", helpful_only)
+        chains["direct"] = line.chains("direct", helpful_only, first)
     trained_on = chains["critiqued" if experiment.revise.critique else "direct"]
     if not experiment.revise.critique and not experiment.revise.also_direct:
         del chains["critiqued"]
     for n in experiment.revise.also_principles:  # only measured (Figure 6)
-        chains[f"{n}_principles"] = line.chains("critiqued", helpful_only, principles=n)
+        chains[f"{n}_principles"] = line.chains("critiqued", helpful_only, first, principles=n)
     helpful = line.respond("helpful_responses", helpful_only, kind="helpful", samples=experiment.sft.helpful_per_prompt)
     sl_cai = line.finetune("sl_cai", trained_on, helpful)
     arms["sl_cai"] = sl_cai
@@ -128,7 +129,8 @@ class _Line:
             ("pm", "variants"),
         ):
             del self.all[section][key]  # they choose stages, and change none
-        self.all["constitution"] = constitutions.load(experiment.constitution).model_dump(mode="json")
+        self.revise, self.constitution = experiment.revise, constitutions.load(experiment.constitution)
+        self.all["constitution"] = self.constitution.model_dump(mode="json")
         self.common = {key: self.all[key] for key in ("seed", "scale", "report_to")} | {"base": experiment.models.base}
         self.base_files = model_files(experiment.models.base)
         self.feedback = experiment.models.feedback or experiment.models.base
@@ -166,12 +168,14 @@ class _Line:
             return Stage(arm, rl.train_dpo, config, inputs, self.base_files)
         return Stage(arm, rl.train_rl, config, inputs | {"pm": pm}, self.base_files)
 
-    def chains(self, mode: str, policy: Stage, *, principles: int | None = None) -> Stage:
+    def chains(self, mode: str, policy: Stage, first: Stage, *, principles: int | None = None) -> Stage:
+        critique_revise.check_principles(
+            self.constitution, self.revise.rounds, principles, replacement=self.revise.replacement
+        )
         name = f"chains.{mode}" if principles is None else f"chains.{principles}_principles"
         config = self._config("revise", "constitution", critique=mode == "critiqued", arm="helpful_only")
-        return Stage(
-            name, critique_revise.revise, config | {"principles": principles}, {"data": self.data, "policy": policy}
-        )
+        inputs = {"first": first, "policy": policy}
+        return Stage(name, critique_revise.revise, config | {"principles": principles}, inputs)
 
     def respond(self, name: str, policy: Stage, *, kind: str, samples: int) -> Stage:
         config = self._config(kind=kind, samples=samples)

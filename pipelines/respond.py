@@ -1,4 +1,4 @@
-"""A policy's answers to train prompts: SL-CAI's helpful half, and the pairs that AI feedback labels."""
+"""A policy's answers to train prompts: what is revised, SL-CAI's helpful half, the pairs that AI feedback labels."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from harness import store
 from harness.graph import Work
 from harness.models.base import Sample
 from pipelines.artefacts import Rows, as_asked, load_generator, resumed, train_prompts
+
+COLUMNS = ["prompt", "sample", "response", "ended"]
 
 
 def respond(work: Work) -> None:
@@ -25,7 +27,7 @@ def respond(work: Work) -> None:
         def store_batch(index: list[int], samples: list[Sample]) -> None:
             keep(
                 [
-                    {"prompt": asked[i][0], "sample": asked[i][1], "response": one.text}
+                    {"prompt": asked[i][0], "sample": asked[i][1], "response": one.text, "ended": one.ended}
                     for i, one in zip(index, samples, strict=True)
                 ]
             )
@@ -40,6 +42,6 @@ def respond(work: Work) -> None:
         )
 
     rows = resumed(work, prompts, remaining, "responses", per_prompt=config["samples"])
-    table = as_asked(pd.DataFrame(rows, columns=["prompt", "sample", "response"]), prompts)
+    table = as_asked(pd.DataFrame(rows, columns=COLUMNS), prompts)
     store.write_table(work.folder / "responses.parquet", table)
     work.tokens += generator.tokens

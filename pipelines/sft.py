@@ -18,13 +18,15 @@ from harness.graph import Progress, Work
 from harness.models import chat, checkpoints
 from pipelines.artefacts import lora_of
 
+EXAMPLE = ["prompt", "response", "ended"]
+
 
 def demonstrations(chains: pd.DataFrame, helpful: pd.DataFrame, *, train_on: str, seed: int) -> pd.DataFrame:
-    """(prompt, response) to fine-tune on: the final revision of each chain, or every one, and helpful answers."""
+    """`EXAMPLE` rows to fine-tune on: the final revision of each chain, or every one, and helpful answers."""
     revised = chains[chains["revision"] > 0]
     if train_on == "final":
         revised = revised[revised["revision"] == revised["revision"].max()]
-    both = pd.concat([revised[["prompt", "response"]], helpful[["prompt", "response"]]], ignore_index=True)
+    both = pd.concat([revised[EXAMPLE], helpful[EXAMPLE]], ignore_index=True)
     return both[both["response"].str.strip() != ""].sample(frac=1, random_state=seed).reset_index(drop=True)
 
 
@@ -40,7 +42,10 @@ def train(
     report_to: str,
     progress: Progress,
 ) -> int:
-    """Fine-tune `base` on `examples` (prompt, response) and save it to out/model; the number of tokens seen."""
+    """Fine-tune `base` on `examples` and save it to out/model; the number of tokens seen.
+
+    examples: prompt, response, and ended where some are cut; a cut one's target has no end of turn.
+    """
     import torch
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -51,7 +56,11 @@ def train(
     policy, tokenizer = checkpoints.load_policy(base, dtype=torch.float32)
     if lora is not None:
         policy = checkpoints.add_lora(policy, checkpoints.LoraSettings(**lora.model_dump()))
-    rows = [_tokens(tokenizer, p, r, max_length) for p, r in zip(examples["prompt"], examples["response"], strict=True)]
+    ended = examples["ended"] if "ended" in examples else [True] * len(examples)
+    rows = [
+        _tokens(tokenizer, prompt, response, max_length, ended=bool(whole))
+        for prompt, response, whole in zip(examples["prompt"], examples["response"], ended, strict=True)
+    ]
     steps = math.ceil(len(rows) / settings.batch_size * settings.epochs)
     config = SFTConfig(
         **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, steps=steps),
@@ -68,9 +77,9 @@ def train(
     return int(sum(len(row["input_ids"]) for row in rows) * settings.epochs)
 
 
-def _tokens(tokenizer: Any, prompt: str, response: str, max_length: int) -> dict[str, list[int]]:
-    answer = len(chat.encode_response(tokenizer, response))
-    ids = chat.encode_dialogue(tokenizer, prompt, response, max_length)
+def _tokens(tokenizer: Any, prompt: str, response: str, max_length: int, *, ended: bool) -> dict[str, list[int]]:
+    answer = len(chat.encode_response(tokenizer, response, ended=ended))
+    ids = chat.encode_dialogue(tokenizer, prompt, response, max_length, ended=ended)
     return {"input_ids": ids, "completion_mask": [0] * max(0, len(ids) - answer) + [1] * min(answer, len(ids))}
 
 

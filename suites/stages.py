@@ -92,8 +92,8 @@ def sample_arm(work: Work) -> None:
                 keys=[f"{p}/{s}" for p, s in zip(asked["prompt"], asked["sample"], strict=True)],
                 seed=work.config["seed"],
             )
-            responses = [sample.text for sample in samples]
-            table = asked[["prompt", "kind", "sample"]].assign(response=responses, arm=work.config["arm"], step=step)
+            said = {"response": [sample.text for sample in samples], "ended": [sample.ended for sample in samples]}
+            table = asked[["prompt", "kind", "sample"]].assign(**said, arm=work.config["arm"], step=step)
             store.write_table(part, table.astype({"step": "Int64"}))
             work.tokens += model.tokens
         work.progress.advance(number + 1, len(checkpoints), "checkpoints sampled")

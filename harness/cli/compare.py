@@ -192,8 +192,9 @@ def _sampled(name: str, baseline: Side | None, max_new_tokens: int | None, seed:
     limit = max_new_tokens or int(scale.get("max_new_tokens", 64))
     samples = model.sample(asked["prompt"].tolist(), max_new_tokens=limit, seed=seed, keys=keys)
     kept = [column for column in ("prompt", "sample", "kind", "benign") if column in asked]
-    table = asked[kept].reset_index(drop=True).assign(response=[sample.text for sample in samples], arm=Path(name).name)
-    return table.assign(step=pd.array([pd.NA] * len(table), dtype="Int64"))
+    table = asked[kept].reset_index(drop=True)
+    table = table.assign(response=[sample.text for sample in samples], ended=[sample.ended for sample in samples])
+    return table.assign(arm=Path(name).name, step=pd.array([pd.NA] * len(table), dtype="Int64"))
 
 
 def _share_kinds(old: Side, new: Side) -> None:

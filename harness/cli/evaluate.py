@@ -192,8 +192,8 @@ def sample(name: str, asked: pd.DataFrame, *, max_new_tokens: int, seed: int, ar
 
     keys = [f"{prompt}/0" for prompt in asked["prompt"]]
     samples = open_model(name).sample(asked["prompt"].tolist(), max_new_tokens=max_new_tokens, seed=seed, keys=keys)
-    texts = [sample.text for sample in samples]
-    table = asked[["prompt", "kind"]].assign(response=texts, arm=arm or _label(name), sample=0)
+    said = {"response": [sample.text for sample in samples], "ended": [sample.ended for sample in samples]}
+    table = asked[["prompt", "kind"]].assign(**said, arm=arm or _label(name), sample=0)
     return table.assign(step=pd.array([pd.NA] * len(table), dtype="Int64"))
 
 

@@ -38,6 +38,11 @@ def test_a_run_leaves_six_measured_arms_and_a_report(tiny_run: Path) -> None:
     chains = pd.read_parquet(results / "chains.parquet")
     assert set(chains["mode"]) == {"critiqued", "direct"}
     assert set(chains["revision"]) == {0, 1, 2, 3, 4}
+    first = chains[chains["revision"] == 0].groupby("prompt")["response"]
+    assert (first.nunique() == 1).all()  # critiqued, direct and few-principle chains begin with the same answers
+    assert first.size().eq(3).all()
+    assert responses["ended"].dtype == bool
+    assert chains["ended"].dtype == bool
     assert set(pd.read_parquet(results / "feedback.parquet")["mode"]) == {"plain", "cot"}
     assert set(chains["n_principles"]) == {2, 16}
     claims = pd.read_parquet(results / "claims.parquet")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from harness import graph
 from harness.errors import UserError
@@ -48,6 +49,28 @@ def test_rl_cai_starts_from_sl_cai_and_hh_rlhf_from_the_pretrained_model(trainin
 def test_sl_cai_is_the_pretrained_model_on_helpful_onlys_revisions(training: arms.Training) -> None:
     assert "policy" not in training.arms["sl_cai"].inputs
     assert training.chains["critiqued"].inputs["policy"] is training.arms["helpful_only"]
+
+
+def test_all_chains_revise_the_same_first_answers() -> None:
+    """Figures 6 and 7 compare ways of revising, so nothing but the revisions may differ."""
+    chains = arms.plan(Experiment(name="x", revise={"also_direct": True, "also_principles": [1, 4]})).chains
+    assert len(chains) == 4
+    assert len({id(stage.inputs["first"]) for stage in chains.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("revise", "expected"),
+    [
+        ({"rounds": 9, "replacement": False}, "revise.rounds: 9 rounds without replacement need"),
+        ({"also_principles": [99]}, "revise.also_principles: 99 asked for"),
+    ],
+)
+def test_too_few_principles_are_an_error_of_the_plan(tmp_path: Path, revise: dict[str, object], expected: str) -> None:
+    raw = yaml.safe_load((ROOT / "constitutions" / "default.yaml").read_text())
+    raw["critique_revision"] = raw["critique_revision"][:5]
+    (tmp_path / "five.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(UserError, match=expected):
+        arms.plan(Experiment(name="x", constitution=str(tmp_path / "five.yaml"), revise=revise))
 
 
 def test_no_arm_sees_a_gold_pm(training: arms.Training) -> None:

@@ -92,7 +92,10 @@ def sample_arm(work: Work) -> None:
                 keys=[f"{p}/{s}" for p, s in zip(asked["prompt"], asked["sample"], strict=True)],
                 seed=work.config["seed"],
             )
-            said = {"response": [sample.text for sample in samples], "ended": [sample.ended for sample in samples]}
+            said: dict[str, Any] = {
+                "response": [sample.text for sample in samples],
+                "ended": [sample.ended for sample in samples],
+            }
             table = asked[["prompt", "kind", "sample"]].assign(**said, arm=work.config["arm"], step=step)
             store.write_table(part, table.astype({"step": "Int64"}))
             work.tokens += model.tokens

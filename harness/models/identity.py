@@ -93,14 +93,14 @@ def _content(folder: Path) -> str:
     whole = hashlib.sha256()
     for path in files:
         whole.update(f"{path.relative_to(folder).as_posix()}\0{digests[path]}\n".encode())
-    base = _lora_base(folder)
+    base = lora_base(folder)
     if base is not None:
         whole.update(identity(base).encode())
     return whole.hexdigest()
 
 
-def _lora_base(folder: Path) -> str | Path | None:
-    """The base model of a LoRA folder: a path in its config may be relative to the folder itself."""
+def lora_base(folder: Path) -> str | Path | None:
+    """The base model that a LoRA folder names, None for other models. A path there may be relative to the folder."""
     file = folder / "adapter_config.json"
     if not file.is_file() or (folder / "config.json").is_file():
         return None

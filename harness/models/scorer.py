@@ -60,33 +60,18 @@ def load_classifier(name: str | Path, *, dtype: Any = None) -> tuple[Any, Any]:
     """
     import torch
     from transformers import AutoModelForSequenceClassification
-    from transformers.utils import logging as hf_logging
     from trl.trainer.reward_trainer import suppress_seqcls_warning
 
-    hf_logging.disable_progress_bar()
-    folder = Path(checkpoints.resolve(name))
-    adapter = (folder / "adapter_config.json").is_file()
-    tokenizer = checkpoints.load_tokenizer(name)
     with suppress_seqcls_warning():
-        if adapter:
-            from peft import AutoPeftModelForSequenceClassification
-
-            model = AutoPeftModelForSequenceClassification.from_pretrained(
-                str(folder), num_labels=1, dtype=dtype or torch.float32
-            )
-        else:
-            model = checkpoints.from_hub(
-                AutoModelForSequenceClassification, name, num_labels=1, dtype=dtype or torch.float32
-            )
-    if adapter:
-        model = model.merge_and_unload()
-    elif not any("SequenceClassification" in a for a in _architectures(checkpoints.resolve(name))):
+        model, tokenizer = checkpoints.load_model(
+            AutoModelForSequenceClassification, name, num_labels=1, dtype=dtype or torch.float32
+        )
+    if checkpoints.lora_base(name) is None and not any("SequenceClassification" in a for a in _architectures(name)):
         torch.nn.init.zeros_(model.score.weight)
-    model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 
 
-def _architectures(name: str) -> list[str]:
+def _architectures(name: str | Path) -> list[str]:
     from transformers import AutoConfig
 
-    return list(AutoConfig.from_pretrained(name).architectures or [])
+    return list(checkpoints.from_hub(AutoConfig, name).architectures or [])

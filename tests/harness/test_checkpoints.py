@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,40 @@ def test_a_lora_folder_loads_as_its_merged_model(tiny_model: Path, tmp_path: Pat
     loaded, _ = checkpoints.load_policy(tmp_path / "adapter")
     assert not hasattr(loaded, "peft_config") or not loaded.peft_config
     torch.testing.assert_close(loaded(ids).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_snapshot_finds_its_base_after_the_run_was_moved(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stages = Path("run/stages")
+    checkpoints.save(*checkpoints.load_policy(tiny_model), stages / "sl_cai" / "key" / "model")
+    policy, tokenizer = checkpoints.load_policy(stages / "sl_cai" / "key" / "model")
+    tuned = checkpoints.add_lora(policy, LoraSettings(rank=2, alpha=4))
+    checkpoints.save(tuned, tokenizer, stages / "rl_cai" / "key.partial" / "snapshots" / "step-000001")
+    (stages / "rl_cai" / "key.partial").rename(stages / "rl_cai" / "key")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").rename(tmp_path / "elsewhere" / "moved")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    checkpoints.load_policy(tmp_path / "elsewhere/moved/stages/rl_cai/key/snapshots/step-000001")
+    # A base that is not of the run stays where it is.
+    policy, tokenizer = checkpoints.load_policy(tiny_model)
+    checkpoints.save(checkpoints.add_lora(policy, LoraSettings(rank=2, alpha=4)), tokenizer, tmp_path / "adapter")
+    monkeypatch.chdir("/")
+    checkpoints.load_policy(tmp_path / "adapter")
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": auto_map}))
+    (tmp_path / "own.py").write_text("raise SystemExit('run')")
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"own\.OwnModel.*models\.trust_remote_code: true") as caught:
+        checkpoints.load_policy(tmp_path)
+    assert "\n" not in str(caught.value)
+    monkeypatch.setenv(checkpoints.TRUST, "1")
+    with pytest.raises(SystemExit, match="run"):
+        checkpoints.load_policy(tmp_path)
 
 
 def test_lora_on_the_top_layers_leaves_the_lower_ones_alone(tiny_model: Path) -> None:

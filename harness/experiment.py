@@ -26,6 +26,7 @@ class Models(_Section):
     base: str = "embedded"
     feedback: str | None = None  # None: the base model, as in the paper; server:URL#MODEL: `vllm serve MODEL`
     judge: Literal["gold_pm", "feedback"] = "gold_pm"
+    trust_remote_code: bool = False  # True: run Python code that comes with a model; read that code first
 
     @field_validator("base")
     @classmethod

@@ -27,11 +27,14 @@ def run(experiment_file: File, out: Out = None) -> None:
 
     from harness import graph, store
     from harness.cli.progress import Bars
+    from harness.models.checkpoints import TRUST
     from harness.runner import local
 
     began = time.monotonic()
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # seeing several, transformers would multiply the batch
     experiment, targets = _targets(experiment_file)
+    if experiment.models.trust_remote_code:
+        os.environ[TRUST] = "1"  # the runner's own processes inherit it
     folder = out or Path("runs") / experiment.name
     planned = graph.plan(targets, folder)
     console = Console()

@@ -220,3 +220,23 @@ def test_ctrl_c_says_that_nothing_is_lost(tiny_experiment: Path, tmp_path: Path)
     assert process.returncode == 130
     assert errors.decode().strip().splitlines()[-1].startswith("stopped; what is finished is kept")
     assert "Traceback" not in errors.decode()
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_models_own_code_runs_only_where_the_experiment_says_so(
+    cai: Cai, tmp_path: Path, tiny_model: Path, trusted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.errors import UserError
+    from harness.models.checkpoints import TRUST
+    from harness.runner import local
+
+    def execute(*_: object, **__: object) -> None:
+        raise UserError(f"trust is {os.environ.get(TRUST)}")
+
+    monkeypatch.setenv(TRUST, "0")
+    monkeypatch.setattr(local, "execute", execute)
+    file = tmp_path / "x.yaml"
+    file.write_text(f"name: x\nmodels: {{base: {tiny_model}, trust_remote_code: {str(trusted).lower()}}}\n")
+    code, _, error = cai("run", file, "--out", tmp_path / "run")
+    assert code != 0
+    assert f"trust is {int(trusted)}" in error

@@ -199,12 +199,13 @@ def _absolute_paths(experiment: Experiment, base: Path) -> dict[str, Any]:
         return next((str(p.resolve()) for p in candidates if p.exists()), value)
 
     data = experiment.data.model_copy(update={k: settle(v) for k, v in experiment.data.model_dump().items()})
-    names = {k: settle(v) for k, v in experiment.models.model_dump().items() if k != "judge"}
-    models = experiment.models.model_copy(update=names)
+    models = experiment.models.model_dump()
+    names = {k: settle(v) for k, v in models.items() if k not in ("judge", "trust_remote_code")}
+    named = experiment.models.model_copy(update=names)
     constitution = settle(experiment.constitution) if experiment.constitution.endswith((".yaml", ".yml")) else None
     return {
         "data": data,
-        "models": models,
+        "models": named,
         "constitution": constitution or experiment.constitution,
         "methods": tuple(settle(m) or m for m in experiment.methods),
     }

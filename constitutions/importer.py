@@ -1,12 +1,13 @@
 """The paper's published prompts (five JSON files in one folder) as a constitution.
 
 The files are the authors' and are not shipped: the user points at a copy. Markers such as "CritiqueRequest:" and
-"Options:" are stripped, since the pipelines put their own. In the reasoned comparisons the answer, a human turn of
-its own in the paper, becomes the last line of the assistant's turn, so that turns alternate as chat templates want.
+"Options:" are stripped, and reasoned comparisons are taken apart, since the pipelines ask in words of their own and
+worked examples must have the form of the question that follows them.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TypeVar
 
@@ -84,7 +85,7 @@ def import_paper(folder: Path) -> Constitution:
                 for chosen in example.corrects
                 for rejected in example.incorrects
             ],
-            "cot": [{"text": _fold_answer(example.prompt)} for example in reasoned],
+            "cot": [_worked(example.prompt, folder / _REASONED, row) for row, example in enumerate(reasoned)],
         },
     }
     try:
@@ -113,7 +114,28 @@ def _strip(text: str, before: str, after: str) -> str:
     return text.strip().removeprefix(before).removesuffix(after).strip()
 
 
-def _fold_answer(text: str) -> str:
-    """The closing human turn that states the answer, as the last line of the assistant's reasoning."""
-    reasoning, turn, answer = text.rpartition("\n\nHuman:")
-    return f"{reasoning}\n{answer.strip()}" if turn and reasoning.strip() else text
+_EXAMPLE = re.compile(  # a reasoned comparison; the last human turn states its answer
+    r"\s*Human: .*?\n\n(?P<prompt>H: .*?)\n\n\{\}\s*?\n ?\(A\) (?P<a>.*?)\n ?\(B\) (?P<b>.*?)"
+    r"\n\nAssistant: (?P<reasoning>.*?)\n\nHuman:\s*So the answer is: \((?P<answer>[AB])\)\.?\s*",
+    re.DOTALL,
+)
+_SPEAKER = re.compile(r"(?:^|\n\n)(H|A):\s*")
+
+
+def _worked(text: str, file: Path, row: int) -> dict[str, str]:
+    """The parts of a reasoned comparison, without the words that the pipeline puts around them itself."""
+    found = _EXAMPLE.fullmatch(text)
+    if found is None:
+        raise UserError(f"{file}: {row}.prompt: not a worked comparison as published; fetch the file again")
+    prompt = _SPEAKER.sub(lambda m: f"\n\n{'Human' if m[1] == 'H' else 'Assistant'}: ", found["prompt"])
+    return {
+        "prompt": f"{prompt}\n\nAssistant:",
+        "a": _unwrapped(found["a"]),
+        "b": _unwrapped(found["b"]),
+        "reasoning": found["reasoning"].removeprefix("Let's think step by step:").strip(),
+        "answer": found["answer"],
+    }
+
+
+def _unwrapped(option: str) -> str:
+    return option.strip().removeprefix("[[[").removesuffix("]]]").strip()

@@ -5,8 +5,7 @@ The paper has 16 of each and draws one at random for every step or comparison (s
 
 from __future__ import annotations
 
-import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -14,6 +13,18 @@ from harness.models import chat
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
+
+
+def _prompt(text: str) -> str:
+    """`text` as `chat.normalise` gives it: plain for one human turn, HH layout for a conversation."""
+    text = text.strip()
+    normal = chat.normalise("\n\n" + text if text.startswith("Human:") else text)
+    if not normal.removesuffix("\n\nAssistant:").strip() or chat.parse(normal)[-1]["role"] != "user":
+        raise ValueError("a prompt must end with the human's turn; end it there")
+    return normal
+
+
+Prompt = Annotated[str, AfterValidator(_prompt)]
 
 
 def _dialogue(text: str) -> str:
@@ -35,16 +46,6 @@ def _chain(text: str) -> str:
     for heading in ("CritiqueRequest", "Critique", "RevisionRequest", "Revision"):
         if f"\n\n{heading}:" not in text:
             raise ValueError(f"a worked chain needs a paragraph '{heading}:'; add it")
-    return text
-
-
-def _reasoned(text: str) -> str:
-    """A worked comparison with reasoning: one place for the principle, and an answer at the end."""
-    text = _dialogue(text)
-    if text.count("{}") != 1:
-        raise ValueError(f"the principle's place '{{}}' must stand once, it stands {text.count('{}')} times; mend that")
-    if not re.search(r"\([AB]\)\.?$", text):
-        raise ValueError("the text must end with the answer, (A) or (B); add it")
     return text
 
 
@@ -72,15 +73,19 @@ class ComparisonPrinciple(_Part):
 class ComparisonExample(_Part):
     """A worked comparison. `prompt` is plain text, or HH layout for several turns."""
 
-    prompt: Text
+    prompt: Prompt
     chosen: Text
     rejected: Text
 
 
 class CotExample(_Part):
-    """A worked comparison with reasoning, "\\n\\nHuman: ... \\n\\nAssistant: ..."; "{}" is the principle's place."""
+    """A worked comparison with the reasoning that leads to its answer and names the options as (A) and (B)."""
 
-    text: Annotated[str, AfterValidator(_reasoned)]
+    prompt: Prompt
+    a: Text
+    b: Text
+    reasoning: Text
+    answer: Literal["A", "B"]
 
 
 class FewShot(_Part):

@@ -25,6 +25,8 @@ class Models(_Section):
 
     base: str = "embedded"
     feedback: str | None = None  # None: the base model, as in the paper; server:URL#MODEL: `vllm serve MODEL`
+    # For labels with chain of thought: as feedback, or arm:NAME, an arm that is trained before; as in the paper.
+    feedback_cot: str = "arm:helpful_only"
     judge: Literal["gold_pm", "feedback"] = "gold_pm"
     trust_remote_code: bool = False  # True: run Python code that comes with a model; read that code first
 
@@ -35,7 +37,7 @@ class Models(_Section):
             raise ValueError(f"{name}: a model behind a server cannot be trained; name a folder or a hub id")
         return name
 
-    @field_validator("feedback")
+    @field_validator("feedback", "feedback_cot")
     @classmethod
     def _address(cls, name: str | None) -> str | None:
         if name is not None and server.is_server(name):

@@ -2,7 +2,9 @@
 
 The label is the softmax over the log-probabilities of the two options. Small models prefer the letter A or B
 whatever it holds, so both orders are asked and averaged, and the bias is kept to be reported. With chain of
-thought the model reasons before it answers, and the label is clamped, as the paper does, to 0.40-0.60.
+thought the model's turn begins with "Let's think step by step", it reasons before it answers, and the label is
+clamped, as in the paper, to 0.40-0.60. Plain labels come from the pretrained model, reasoned ones from the
+helpful-only one (`models.feedback`, `models.feedback_cot`).
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ from pipelines.artefacts import Rows, as_asked, resumed
 
 _ASK = "Below is a conversation between a human and an assistant.\n\n{conversation}\n\n{question}"
 _OPTIONS = "\n\nOptions:\n(A) {a}\n(B) {b}"
-_REASON = "\n\nThink step by step, then name the better option."
 _ANSWER = "The answer is: ("
-_AFTER_REASONING = "\nSo the answer is: ("
+_OPENING = "Let's think step by step:"  # of the assistant's turn, with chain of thought
+_AFTER_REASONING = "\n\nSo the answer is: ("
 CHOICES = ("A", "B")
 COLUMNS = [
     "prompt", "response_a", "response_b", "principle", "p_a", "p_a_raw", "p_a_forward", "p_a_swapped",
@@ -38,28 +40,35 @@ def soft_label(logprob_a: np.ndarray | float, logprob_b: np.ndarray | float) -> 
     return 1 / (1 + np.exp(np.asarray(logprob_b, dtype=float) - np.asarray(logprob_a, dtype=float)))
 
 
-def question(conversation: str, principle: str, a: str, b: str, *, cot: bool) -> str:
+def question(conversation: str, principle: str, a: str, b: str) -> str:
     """The comparison as the feedback model reads it; all before the options is the same in both orders."""
-    text = _ASK.format(conversation=conversation, question=principle) + _OPTIONS.format(a=a, b=b)
-    return text + _REASON if cot else text
+    return _ASK.format(conversation=conversation, question=principle) + _OPTIONS.format(a=a, b=b)
 
 
 def few_shot(constitution: Constitution, *, cot: bool) -> list[chat.Message]:
-    """Worked comparisons as turns before the question: the constitution's own, each with its answer."""
+    """Worked comparisons as turns before the question, in its form, each with its answer or, with `cot`, its reasoning.
+
+    All of them ask the constitution's first question, so that what comes before the drawn one is read once.
+    """
     shots = constitution.few_shot
     if shots is None:
         return []
     rule = constitution.comparison[0].question
+    worked: list[tuple[str, str, str, str]] = []  # prompt, a, b, answer
     if cot:
-        texts = [example.text.replace("{}", rule) for example in shots.cot]
-        return [message for text in texts for message in chat.parse(text if text.startswith("\n\n") else "\n\n" + text)]
+        for shot in shots.cot:
+            answer = f"{_OPENING} {shot.reasoning}{_AFTER_REASONING}{shot.answer})"
+            worked.append((shot.prompt, shot.a, shot.b, answer))
+    else:
+        for place, pair in enumerate(shots.comparison):
+            if place % 2 == 0:
+                worked.append((pair.prompt, pair.chosen, pair.rejected, f"{_ANSWER}A)"))
+            else:
+                worked.append((pair.prompt, pair.rejected, pair.chosen, f"{_ANSWER}B)"))
     messages: list[chat.Message] = []
-    for place, example in enumerate(shots.comparison):
-        a, b, right = (
-            (example.chosen, example.rejected, "A") if place % 2 == 0 else (example.rejected, example.chosen, "B")
-        )
-        asked = question(_conversation(example.prompt), rule, a, b, cot=False)
-        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": f"{_ANSWER}{right})"}]
+    for prompt, a, b, answer in worked:
+        messages.append({"role": "user", "content": question(_conversation(prompt), rule, a, b)})
+        messages.append({"role": "assistant", "content": answer})
     return messages
 
 
@@ -92,10 +101,10 @@ def label(
         said = _conversation(record["prompt"])
         a, b = record["response_a"], record["response_b"]
         for order, (first, second) in {"forward": (a, b), "swapped": (b, a)}.items():
-            text = question(said, principle.question, first, second, cot=cot)
+            text = question(said, principle.question, first, second)
             orders.append([*before, {"role": "user", "content": text}])
             keys.append(f"{record['prompt']}/{order}")
-    lead, think = (_AFTER_REASONING, cot_tokens) if cot else (_ANSWER, 0)
+    lead, think, opening = (_AFTER_REASONING, cot_tokens, _OPENING) if cot else (_ANSWER, 0, "")
     done: Rows = []
 
     def keep(index: list[int], found: list[Choice]) -> None:
@@ -123,7 +132,9 @@ def label(
         done.extend(batch)
         on_batch(batch)
 
-    model.choose(orders, CHOICES, lead=lead, keys=keys, seed=seed, think=think, together=2, on_batch=keep)
+    model.choose(
+        orders, CHOICES, lead=lead, keys=keys, seed=seed, think=think, opening=opening, together=2, on_batch=keep
+    )
     return pd.DataFrame(done, columns=COLUMNS)
 
 
@@ -152,7 +163,8 @@ def label_pairs(work: Work) -> None:
     from harness.models.open import open_model
 
     config, settings = work.config, Feedback(**work.config["feedback"])
-    model = open_model(config["base"], batch_size=config["scale"]["batch_size"], choosing=True)
+    name = work.inputs["policy"] / "model" if "policy" in work.inputs else config["base"]
+    model = open_model(name, batch_size=config["scale"]["batch_size"], choosing=True)
     answers = pd.read_parquet(work.inputs["responses"] / "responses.parquet")
     wide = answers.pivot(index="prompt", columns="sample", values="response").loc[answers["prompt"].unique()]
     pairs = pd.DataFrame({"prompt": wide.index, "response_a": wide[0].to_numpy(), "response_b": wide[1].to_numpy()})

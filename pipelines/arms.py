@@ -69,20 +69,24 @@ def plan(experiment: Experiment) -> Training:
     arms["sl_cai"] = sl_cai
 
     # RL-CAI: SL-CAI answers each red-team prompt twice, the feedback model labels the pairs, a PM learns from those
-    # for harmlessness and from people for helpfulness, and SL-CAI is trained against it. With CoT, the feedback model
-    # reasons first.
+    # for harmlessness and from people for helpfulness, and SL-CAI is trained against it. The pretrained model labels;
+    # with chain of thought the helpful-only one, which reasons first.
     pairs = line.respond("response_pairs", sl_cai, kind="harmless", samples=2)
     labels = {}
     for arm, mode in (("rl_cai", "plain"), ("rl_cai_cot", "cot")):
         if arm in wanted:
-            labels[mode] = line.label(f"feedback.{mode}", pairs, cot=mode == "cot")
+            labels[mode] = line.label(f"feedback.{mode}", pairs, arms, cot=mode == "cot")
             pm = line.pm(f"pm.{arm}", human=["helpful"], labels=labels[mode])
             pms[f"pm.{arm}"] = pm
             arms[arm] = line.rl(
                 arm, pm, human=["helpful"], prompts=["helpful", "harmless"], policy=sl_cai, labels=labels[mode]
             )
     for variant in experiment.pm.variants if "rl_cai" in wanted else ():  # only measured (section 4.3)
-        chosen = line.label("feedback.one_principle", pairs, one_principle=True) if variant == "one_principle" else None
+        chosen = (
+            line.label("feedback.one_principle", pairs, arms, one_principle=True)
+            if variant == "one_principle"
+            else None
+        )
         name = f"pm.rl_cai.{variant}"
         pms[name] = line.pm(name, human=["helpful"], labels=chosen or labels["plain"], hard=variant == "hard")
     training = Training(line.data, arms, pms, chains, labels)
@@ -133,7 +137,8 @@ class _Line:
         self.all["constitution"] = self.constitution.model_dump(mode="json")
         self.common = {key: self.all[key] for key in ("seed", "scale", "report_to")} | {"base": experiment.models.base}
         self.base_files = model_files(experiment.models.base)
-        self.feedback = experiment.models.feedback or experiment.models.base
+        self.base = experiment.models.base
+        self.feedback, self.feedback_cot = experiment.models.feedback or self.base, experiment.models.feedback_cot
         named = [Path(v) for v in experiment.data.model_dump().values() if v and Path(v).exists()]
         sources = [*named, *sorted(data.SHIPPED.glob("*.jsonl"))]
         self.data = Stage("data", data.select_data, self._config("data", without=["base", "report_to"]), files=sources)
@@ -185,10 +190,29 @@ class _Line:
         config = self._config("sft", "lora")
         return Stage(arm, sft.finetune, config, {"chains": chains, "helpful": helpful}, self.base_files)
 
-    def label(self, name: str, pairs: Stage, *, cot: bool = False, one_principle: bool = False) -> Stage:
-        extra = {"cot": cot, "one_principle": one_principle, "base": self.feedback}
+    def label(
+        self,
+        name: str,
+        pairs: Stage,
+        arms: Mapping[str, Stage | None],
+        *,
+        cot: bool = False,
+        one_principle: bool = False,
+    ) -> Stage:
+        """Labels by models.feedback, or with `cot` by models.feedback_cot, which may be one of `arms`."""
+        model, inputs = self.feedback_cot if cot else self.feedback, {"responses": pairs}
+        if cot and model.startswith("arm:"):
+            arm = model.removeprefix("arm:")
+            if arm not in arms:
+                raise UserError(
+                    f"models.feedback_cot: no arm {arm!r} is trained before the labels are made; name one of "
+                    f"{', '.join(f'arm:{known}' for known in arms)}, or a model"
+                )
+            model, policy = self.base, arms[arm]
+            inputs |= {"policy": policy} if policy is not None else {}
+        extra = {"cot": cot, "one_principle": one_principle, "base": model}
         config = self._config("feedback", "constitution") | extra
-        return Stage(name, ai_feedback.label_pairs, config, {"responses": pairs}, model_files(self.feedback))
+        return Stage(name, ai_feedback.label_pairs, config, inputs, model_files(model))
 
 
 def model_files(name: str) -> list[Path]:

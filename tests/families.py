@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.data import SHIPPED
-from harness.store import read_jsonl
+from harness.files import read_jsonl
 
 _CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

@@ -83,12 +83,14 @@ class LanguageModel(Protocol):
         keys: Sequence[str] | None = None,
         seed: int = 0,
         think: int = 0,
+        opening: str = "",
         together: int = 1,
         on_batch: Callable[[list[int], list[Choice]], None] | None = None,
     ) -> list[Choice]:
         """Log-probabilities of `choices` after the beginning `lead` of the answer to each prompt.
 
         think: tokens of reasoning, at most, that the model writes before `lead` (at T = 1, streams of `keys`).
+        opening: what that reasoning begins with, given to the model; not repeated in `Choice.reasoning`.
         together: so many neighbours finish in one batch (the two orders of a comparison).
         """
 

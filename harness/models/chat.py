@@ -156,6 +156,12 @@ def encode_choices(
     return begun[:n], options
 
 
+def encode_opening(tokenizer: Any, opening: str) -> list[int]:
+    """Token ids of the beginning `opening` of the assistant's answer."""
+    head, space = _opening(tokenizer)
+    return _continued(tokenizer, head, space + _data(tokenizer, opening)) if opening else []
+
+
 def end_of_turn_id(tokenizer: Any) -> int:
     """The token that closes an assistant's turn: the first control token that the template writes after it, or EOS."""
     if tokenizer.chat_template is not None:

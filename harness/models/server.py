@@ -143,6 +143,7 @@ class ServerGenerator:
         keys: Sequence[str] | None = None,
         seed: int = 0,
         think: int = 0,
+        opening: str = "",
         together: int = 1,
         on_batch: Callable[[list[int], list[Choice]], None] | None = None,
     ) -> list[Choice]:
@@ -161,8 +162,11 @@ class ServerGenerator:
             found = []
             for i in index:
                 said = chat.messages(prompts[i])
-                reasoning = self._sampled(post, said, think, 1.0, request_seed(seed, names[i])) if think else None
-                top = self._top(post, said, (reasoning.text if reasoning else "") + begun)
+                if think:
+                    reasoning = self._sampled(post, said, think, 1.0, request_seed(seed, names[i]), opening)
+                    top = self._top(post, said, f"{opening} {reasoning.text}".lstrip() + begun)
+                else:
+                    reasoning, top = None, self._top(post, said, begun)
                 found.append(Choice(read_choices(top, choices), reasoning))
             return index, found
 
@@ -173,9 +177,15 @@ class ServerGenerator:
         return [results[i] for i in range(len(prompts))]
 
     def _sampled(
-        self, post: _Post, messages: Sequence[chat.Message], max_tokens: int, temperature: float, seed: int
+        self,
+        post: _Post,
+        messages: Sequence[chat.Message],
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        opening: str = "",
     ) -> Sample:
-        asked = {"messages": list(messages), "max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+        asked = _begun(messages, opening) | {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
         reply = post(asked | _UNTRUNCATED)
         message = reply["choices"][0]["message"]
         if message.get("content") is None and (message.get("reasoning") or message.get("reasoning_content")):
@@ -189,15 +199,8 @@ class ServerGenerator:
 
     def _top(self, post: _Post, messages: Sequence[chat.Message], lead: str) -> list[tuple[str, float]]:
         """The likeliest tokens and their log-probabilities, where the answer goes on after its beginning `lead`."""
-        begun: dict[str, Any] = {"messages": list(messages)}
-        if lead:
-            begun = {
-                "messages": [*messages, {"role": "assistant", "content": lead}],
-                "add_generation_prompt": False,
-                "continue_final_message": True,
-            }
         asked = {"max_tokens": 1, "temperature": 1.0, "logprobs": True, "top_logprobs": _TOP} | _UNTRUNCATED
-        reply = post(begun | asked)
+        reply = post(_begun(messages, lead) | asked)
         try:
             listed = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
             top = [(str(entry["token"]), max(float(entry["logprob"]), _LEAST)) for entry in listed]
@@ -235,6 +238,14 @@ class ServerGenerator:
                     yield futures[future], future.result()
             finally:
                 pool.shutdown(cancel_futures=True)
+
+
+def _begun(messages: Sequence[chat.Message], opening: str) -> dict[str, Any]:
+    """Part of a request: the answer goes on after its beginning `opening`."""
+    if not opening:
+        return {"messages": list(messages)}
+    said = [*messages, {"role": "assistant", "content": opening}]
+    return {"messages": said, "add_generation_prompt": False, "continue_final_message": True}
 
 
 _Post = Callable[[dict[str, Any]], Any]  # the body of a request -> the reply

@@ -254,12 +254,14 @@ class Generator:
         keys: Sequence[str] | None = None,
         seed: int = 0,
         think: int = 0,
+        opening: str = "",
         together: int = 1,
         on_batch: Callable[[list[int], list[Choice]], None] | None = None,
     ) -> list[Choice]:
         """As in the protocol; a prefix that neighbours share (few-shot examples, the two orders) is read once."""
         rows = [chat.encode_messages(self.tokenizer, chat.messages(prompt)) for prompt in prompts]
         names = keys if keys is not None else [str(i) for i in range(len(prompts))]
+        opened = chat.encode_opening(self.tokenizer, opening)
         begun, options = chat.encode_choices(self.tokenizer, lead, choices, reasoned=think > 0)
         if together > 1:
             groups = [list(range(len(rows)))[start : start + together] for start in range(0, len(rows), together)]
@@ -272,7 +274,7 @@ class Generator:
             session = self.session()
             said: Sequence[Sample | None] = [None] * len(index)
             if think:
-                logits = self.read(session, [rows[i] for i in index])
+                logits = self.read(session, [rows[i] + opened for i in index])
                 said = self.answer(
                     session, logits, [names[i] for i in index], max_new_tokens=think, temperature=1.0, seed=seed
                 )

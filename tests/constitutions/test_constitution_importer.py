@@ -14,7 +14,7 @@ import pytest
 from constitutions import dump, import_paper, load, shipped
 from harness.errors import UserError
 from harness.models import chat
-from pipelines.ai_feedback import question
+from pipelines.ai_feedback import few_shot, question
 
 FILES = (
     "CritiqueRevisionInstructions.json",
@@ -68,12 +68,15 @@ def test_few_shot_prompts_become_alternating_turns(prompts: Path) -> None:
         assert item["prompt"] == f"\n\nHuman: {example.prompt}\n\nAssistant:"
         assert (example.chosen, example.rejected) == (item["corrects"][0], item["incorrects"][0])
     for example, item in zip(shots.cot, read(prompts / "RLMadisonPrecogFewShotPrompts.json"), strict=True):
-        turns = chat.parse(example.text)
-        assert [turn["role"] for turn in turns] == ["user", "assistant"]
-        assert re.search(r"\nSo the answer is: \([AB]\)$", turns[1]["content"])
-        assert "{}" in turns[0]["content"]
-        # The same words in the same order, but for the heading of the answer's turn.
-        assert example.text.split() == [w for i, w in enumerate(item["prompt"].split()) if w != "Human:" or i == 0]
+        assert item["prompt"].endswith(f"So the answer is: ({example.answer})")
+        assert chat.parse(example.prompt)[-1]["role"] == "user"
+        # All of its words are there, in the same order, but for what the pipeline puts around them.
+        said = " ".join(turn["content"] for turn in chat.parse(example.prompt))
+        kept = f"{said} {{}} [[[{example.a}]]] [[[{example.b}]]] {example.reasoning} ({example.answer})".split()
+        frame = {"Human:", "H:", "A:", "Assistant:"}
+        rest = iter(item["prompt"].split())
+        assert all(word in rest for word in kept if word not in frame)
+        assert example.reasoning in item["prompt"]
 
 
 def test_an_import_survives_dump_and_load(prompts: Path, tmp_path: Path) -> None:
@@ -121,6 +124,7 @@ def test_malformed_file(folder: Path, name: str, text: str, expected: str) -> No
         (FILES[1], ["x", 2], "1: Input should be a valid string"),
         (FILES[3], [{"prompt": "p", "corrects": ["x"], "incorrects": []}], "0.incorrects: List should have at least"),
         (FILES[4], [{}], "0.prompt: missing"),
+        (FILES[4], [{"prompt": "Human: no options"}], "0.prompt: not a worked comparison as published"),
     ],
 )
 def test_wrong_shape_names_file_and_key(folder: Path, name: str, value: Any, expected: str) -> None:
@@ -133,7 +137,6 @@ def test_wrong_shape_names_file_and_key(folder: Path, name: str, value: Any, exp
     [
         (FILES[0], {}, "critique_revision: List should have at least 1 item"),
         (FILES[1], ["\n Options:"], "comparison.0.question: String should have at least 1 character"),
-        (FILES[4], [{"prompt": "no place"}], "few_shot.cot.0.text: a worked example must begin with 'Human:'"),
     ],
 )
 def test_content_that_makes_no_constitution(folder: Path, name: str, value: Any, expected: str) -> None:
@@ -175,14 +178,19 @@ def shared_with_paper(text: str, source: str) -> list[str]:
     return [piece for piece in sentences(text) + runs if f" {piece} " in f" {source} "]
 
 
-def test_worked_comparisons_ask_as_the_pipeline_does() -> None:
-    shots = load("default").few_shot
-    assert shots is not None
-    for example in shots.cot:
-        asked = chat.parse(example.text)[0]["content"]
-        shape = re.sub("<.>", ".+", re.escape(question("H: <s>", "{}", "<a>", "<b>", cot=True)))
-        assert re.fullmatch(shape, asked), asked
-        assert asked.startswith(FRAME)
+def test_worked_comparisons_ask_as_the_pipeline_does(prompts: Path) -> None:
+    """Examples have the form of the question that follows them, the paper's own ones too."""
+    rule = load("default").comparison[0].question
+    shape = re.sub("<.>", ".+", re.escape(question("H: <s>", rule, "<a>", "<b>")))
+    imported = import_paper(prompts).model_copy(update={"comparison": load("default").comparison})
+    for constitution in (load("default"), imported):
+        for cot in (False, True):
+            turns = few_shot(constitution, cot=cot)
+            assert [turn["role"] for turn in turns] == ["user", "assistant"] * (len(turns) // 2)
+            for asked, answer in zip(turns[::2], turns[1::2], strict=True):
+                assert re.fullmatch(shape, asked["content"], re.DOTALL), asked
+                assert re.search(r"[Tt]he answer is: \([AB]\)$", answer["content"])
+                assert answer["content"].startswith("Let's think step by step:") == cot
 
 
 @pytest.mark.parametrize("name", shipped())

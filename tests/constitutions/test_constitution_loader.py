@@ -17,7 +17,7 @@ from harness.errors import UserError
 from harness.models import chat
 
 CHAIN = "Human: a\n\nAssistant: b\n\nCritiqueRequest: c\n\nCritique: d\n\nRevisionRequest: e\n\nRevision: f"
-COT = "Human: H: a\n\n{}\n\n(A) b\n(B) c\n\nAssistant: because\nSo: (B)"
+COT = {"prompt": "Human: p\n\nAssistant: q\n\nHuman: r", "a": "x", "b": "y", "reasoning": "because", "answer": "B"}
 RAW: dict[str, Any] = {
     "name": "mine",
     "description": "two principles",
@@ -27,7 +27,7 @@ RAW: dict[str, Any] = {
     "few_shot": {
         "critique_revision": [CHAIN],
         "comparison": [{"prompt": "p", "chosen": "c", "rejected": "r"}],
-        "cot": [{"text": COT}],
+        "cot": [COT],
     },
 }
 
@@ -68,8 +68,8 @@ def test_default_examples_are_complete_and_balanced() -> None:
     assert shots is not None
     for chain in shots.critique_revision:
         assert [m["role"] for m in chat.parse(chain, chain=True)] == ["user", "assistant"] * 3
-    answers = [example.text[-3:] for example in shots.cot]
-    assert answers.count("(A)") == answers.count("(B)") > 0  # an unbalanced set would teach a letter
+    answers = [example.answer for example in shots.cot]
+    assert answers.count("A") == answers.count("B") > 0  # an unbalanced set would teach a letter
     assert len(shots.comparison) % 2 == 0  # their order alternates
 
 
@@ -84,7 +84,8 @@ def test_load_accepts_a_path_and_puts_examples_in_hh_layout(tmp_path: Path) -> N
     assert constitution == load(path)
     assert constitution.few_shot is not None
     assert constitution.few_shot.critique_revision == ["\n\n" + CHAIN]
-    assert constitution.few_shot.cot[0].text == "\n\n" + COT
+    assert constitution.few_shot.cot[0].prompt == f"\n\n{COT['prompt']}\n\nAssistant:"
+    assert constitution.few_shot.comparison[0].prompt == "p"
     assert load(write(tmp_path, yaml.safe_dump({k: v for k, v in RAW.items() if k != "few_shot"}))).few_shot is None
 
 
@@ -104,11 +105,16 @@ def raw_constitutions(draw: st.DrawFn) -> dict[str, Any]:
     headings = ("Assistant", "CritiqueRequest", "Critique", "RevisionRequest", "Revision")
     turns = [draw(TURN) for _ in range(6)]
     slots = [turns[0], *[part for pair in zip(headings, turns[1:], strict=True) for part in pair]]
-    question, reason, letter = draw(TURN), draw(TURN), draw(st.sampled_from("AB"))
+    prompt = st.one_of(
+        TURN, st.tuples(TURN, TURN, TURN).map(lambda t: "Human: {}\n\nAssistant: {}\n\nHuman: {}".format(*t))
+    )
     shots = {
         "critique_revision": [chain.format(*slots)] if draw(st.booleans()) else [],
-        "comparison": [{"prompt": draw(TEXT), "chosen": draw(TEXT), "rejected": draw(TEXT)}],
-        "cot": [{"text": f"Human: {question}{{}}\n\nAssistant: {reason} ({letter})"}],
+        "comparison": [{"prompt": draw(prompt), "chosen": draw(TEXT), "rejected": draw(TEXT)}],
+        "cot": [
+            {"prompt": draw(prompt), "reasoning": draw(TEXT), "answer": draw(st.sampled_from("AB"))}
+            | {option: draw(TEXT) for option in "ab"}
+        ],
     }
     return {
         "name": draw(ID),
@@ -239,14 +245,14 @@ def change(where: str, value: Any) -> str:
         ),
         ("few_shot.critique_revision.0", CHAIN + "\n\nHuman: g", "few_shot.critique_revision.0: turns must alternate"),
         ("few_shot.critique_revision.0", CHAIN.replace(": d", ":"), "few_shot.critique_revision.0: a turn is empty"),
+        ("few_shot.cot.0.answer", "C", "few_shot.cot.0.answer: Input should be 'A' or 'B'"),
+        ("few_shot.cot.0.reasoning", " ", "few_shot.cot.0.reasoning: String should have at least 1 character"),
         (
-            "few_shot.cot.0.text",
-            COT.replace("{}", ""),
-            "few_shot.cot.0.text: the principle's place '{}' must stand once",
+            "few_shot.cot.0.prompt",
+            "Human: a\n\nAssistant: b",
+            "few_shot.cot.0.prompt: a prompt must end with the human's turn",
         ),
-        ("few_shot.cot.0.text", COT.replace("{}", "{} {}"), "it stands 2 times"),
-        ("few_shot.cot.0.text", COT.replace("(B)", ""), "few_shot.cot.0.text: "),
-        ("few_shot.cot.0.text", COT + " x", "few_shot.cot.0.text: the text must end with the answer, (A) or (B)"),
+        ("few_shot.comparison.0.prompt", "\n\nHuman: ", "few_shot.comparison.0.prompt: a prompt must end with"),
     ],
 )
 def test_faults_name_the_key(tmp_path: Path, where: str, value: Any, expected: str) -> None:

@@ -116,6 +116,10 @@ def test_a_choice_is_tokenised_as_in_a_worked_answer(family: Family, template: b
         shots = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "The answer is: (A)"}]
         said = tokens.decode(chat.encode_messages(tokens, [*shots, {"role": "user", "content": "y"}]) + begun)
         assert said.endswith("\n\nAssistant: The answer is: (A)\n\nHuman: y\n\nAssistant: The answer is: (")
+    opened = chat.encode_opening(tokens, "Let's think step by step:")
+    worked = chat.encode_response(tokens, "Let's think step by step: (A) is kind.", ended=False)
+    assert worked[: len(opened)] == opened
+    assert chat.encode_opening(tokens, "") == []
     reasoned, _ = chat.encode_choices(tokens, "\nSo the answer is: (", ["A", "B"], reasoned=True)
     assert tokens.decode(chat.encode_response(tokens, "Hm.", ended=False) + reasoned).endswith(
         "Hm.\nSo the answer is: ("

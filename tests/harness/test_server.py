@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import constitutions
-from harness.errors import UserError
-from harness.experiment import Experiment, Models, explain
+from harness.errors import UserError, explain
+from harness.experiment import Experiment, Models
 from harness.graph import Work, stage_key
 from harness.models import checkpoints, server
 from harness.models.base import Choice, LanguageModel, Sample, logprobs
@@ -188,14 +188,17 @@ def test_the_model_reasons_first_and_is_then_asked_after_its_reasoning(serve: Se
         keys=["k"],
         seed=5,
         think=12,
+        opening="Let me see:",
         on_batch=lambda index, choices: heard.extend(choices),
     )
     reasoning = f"Because, says {server.request_seed(5, 'k')}."
     assert choice.reasoning == Sample(reasoning, ended=True)
     assert heard == [choice]
     thinking, choosing = fake.requests
-    assert (thinking["max_tokens"], thinking["temperature"], thinking["messages"]) == (12, 1.0, conversation)
-    assert choosing["messages"][-1] == {"role": "assistant", "content": f"{reasoning}\nSo: ("}
+    assert (thinking["max_tokens"], thinking["temperature"]) == (12, 1.0)
+    assert thinking["messages"] == [*conversation, {"role": "assistant", "content": "Let me see:"}]
+    assert thinking["continue_final_message"] is True
+    assert choosing["messages"][-1] == {"role": "assistant", "content": f"Let me see: {reasoning}\nSo: ("}
     np.testing.assert_allclose(choice.logprobs, [-0.3, -1.6])
 
 

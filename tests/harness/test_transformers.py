@@ -114,6 +114,30 @@ def test_choice_logprobs_equal_plain_forwards(generator: Generator, choices: lis
             assert got[i, j] == pytest.approx(logprobs_of(generator.model, ids, option), abs=1e-4)
 
 
+def test_a_reasoning_begins_with_its_opening(generator: Generator) -> None:
+    """Reasoning and choice are those of plain forwards over the prompt, the opening, the reasoning and the lead."""
+    (choice,) = generator.choose(
+        PROMPTS[:1], ["A", "B"], lead="\nSo: (", keys=["k"], seed=2, think=5, opening="Let me see:"
+    )
+    tokenizer = generator.tokenizer
+    ids = chat.encode_prompt(tokenizer, PROMPTS[0]) + chat.encode_opening(tokenizer, "Let me see:")
+    (said,) = generation.decode(
+        generator.model,
+        [ids],
+        max_new_tokens=5,
+        temperature=1.0,
+        keys=["k"],
+        seed=2,
+        eos_ids=chat.stop_ids(tokenizer),
+        pad_id=tokenizer.pad_token_id,
+    )
+    assert choice.reasoning is not None
+    assert tuple(choice.reasoning.ids) == tuple(said)
+    begun, options = chat.encode_choices(tokenizer, "\nSo: (", ["A", "B"], reasoned=True)
+    for logprob, option in zip(choice.logprobs, options, strict=True):
+        assert logprob == pytest.approx(logprobs_of(generator.model, ids + said + begun, option), abs=1e-4)
+
+
 def test_a_shared_prefix_changes_no_result_and_is_read_once(generator: Generator) -> None:
     long = "Two answers to one question are below, and one of them is better than the other. " * 3
     pairs = [f"{q} {long} (A) {a} (B) {b}" for q in ("One:", "Two, and longer:") for a, b in (("x", "yy"), ("yy", "x"))]

@@ -53,9 +53,7 @@ def test_a_label_is_the_mean_of_both_orders_of_plain_forwards(generator: Generat
     tokenizer = generator.tokenizer
 
     def p_first(prompt: str, first: str, second: str) -> float:
-        text = ai_feedback.question(
-            f"H: {prompt}", principles[table.loc[prompt, "principle"]], first, second, cot=False
-        )
+        text = ai_feedback.question(f"H: {prompt}", principles[table.loc[prompt, "principle"]], first, second)
         ids = chat.encode_messages(tokenizer, [{"role": "user", "content": text}])
         ids += tokenizer("The answer is: (", add_special_tokens=False)["input_ids"]
         logits = generator.model(torch.tensor([ids])).logits[0, -1].detach().double()

@@ -105,6 +105,16 @@ def test_cot_differs_in_its_labels_alone(training: arms.Training) -> None:
     assert plain.inputs["responses"] is cot.inputs["responses"]
 
 
+def test_the_pretrained_model_labels_and_with_cot_the_helpful_only_one(training: arms.Training) -> None:
+    assert "policy" not in training.labels["plain"].inputs
+    assert training.labels["cot"].inputs["policy"] is training.arms["helpful_only"]
+    other = arms.plan(Experiment(name="x", models={"feedback": "a/plain", "feedback_cot": "a/reasoner"})).labels
+    assert (other["plain"].config["base"], other["cot"].config["base"]) == ("a/plain", "a/reasoner")
+    assert "policy" not in other["cot"].inputs
+    with pytest.raises(UserError, match=r"models\.feedback_cot: no arm 'rl_cay' is trained before the labels are made"):
+        arms.plan(Experiment(name="x", models={"feedback_cot": "arm:rl_cay"}))
+
+
 def test_dpo_learns_from_the_labels_without_a_pm() -> None:
     training = arms.plan(Experiment(name="x", rl={"algorithm": "dpo"}))
     stage = training.arms["rl_cai"]

@@ -1,18 +1,18 @@
 """Prompts and human preferences: the shipped set, HH-RLHF's layout, or the user's own files.
 
 `select` turns them into the two tables that a run stands on, `prompts` and `preferences`, and makes sure
-that no held-out prompt is trained on and that no gold pair is seen by an arm.
+that no held-out prompt is trained on and that no gold pair is seen by an arm (`harness.leaks`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from harness import store
+from harness import leaks, store
 from harness.errors import UserError, one_line
 from harness.experiment import Data, Scale
 from harness.files import read_jsonl, read_parquet
@@ -30,38 +30,55 @@ def select(data: Data, scale: Scale, seed: int) -> tuple[pd.DataFrame, pd.DataFr
 
     prompts: kind, split (train, heldout), prompt. preferences: kind, split (train: the human labels that arms
     see; gold: those of the gold PMs; heldout: for accuracy), prompt, chosen, rejected. notes say where what
-    came from. Raises UserError for a missing or malformed file, and for an empty prompt set.
+    came from and what was left out. Raises UserError for a missing or malformed file, an empty prompt set, and where
+    fewer prompts or pairs are there than `scale` asks for.
     """
     prompt_tables, pair_tables, notes = [], [], []
     for kind in KINDS:
-        pairs, source = _pairs(kind, data, seed)
-        prompts = _prompts(kind, data, pairs if source != "shipped" else None)
+        of_kind, source = _pairs(kind, data, seed)
+        pair_tables.append(of_kind)
+        prompt_tables.append(_prompts(kind, data, of_kind if source != "shipped" else None))
         notes.append(f"{kind} labels: {_words(source)}")
-        heldout = set(prompts.loc[prompts["split"] == "heldout", "prompt"])
-        prompts = prompts[(prompts["split"] == "heldout") | ~prompts["prompt"].isin(heldout)]
-        pairs = pairs[(pairs["split"] == "heldout") | ~pairs["prompt"].isin(heldout)]
-        wanted = {"train": scale.redteam_prompts if kind == "harmless" else scale.helpful_prompts}
-        prompt_tables.append(
-            _draw(prompts, wanted | {"heldout": scale.heldout_prompts}, scale, seed, f"{kind} prompts")
+    prompts, pairs, left_out = leaks.apart(
+        pd.concat(prompt_tables, ignore_index=True), pd.concat(pair_tables, ignore_index=True)
+    )
+    drawn_prompts, drawn_pairs = [], []
+    for kind in KINDS:
+        train = "redteam_prompts" if kind == "harmless" else "helpful_prompts"
+        asked = {"train": train, "heldout": "heldout_prompts"}
+        drawn_prompts.append(_draw(prompts[prompts["kind"] == kind], asked, scale, seed, f"{kind} prompts"))
+        asked = {"train": "preference_pairs", "gold": "gold_pairs", "heldout": "gold_pairs"}
+        of_kind = pairs[pairs["kind"] == kind]
+        drawn_pairs.append(
+            _draw(of_kind, asked, scale, seed, f"{kind} preference pairs", fewer=["heldout"])  # of accuracy alone
         )
-        counts = {"train": scale.preference_pairs, "gold": scale.gold_pairs, "heldout": scale.gold_pairs}
-        pair_tables.append(_draw(pairs, counts, scale, seed, f"{kind} preference pairs"))
-    return pd.concat(prompt_tables, ignore_index=True), pd.concat(pair_tables, ignore_index=True), notes
+    return pd.concat(drawn_prompts, ignore_index=True), pd.concat(drawn_pairs, ignore_index=True), notes + left_out
 
 
 def _words(source: str) -> str:
     return "the shipped pairs, a stand-in for human labels" if source == "shipped" else source
 
 
-def _draw(table: pd.DataFrame, counts: dict[str, int], scale: Scale, seed: int, what: str) -> pd.DataFrame:
-    """Up to counts[split] rows of each split, at random, each prompt once; longer prompts are left out."""
+def _draw(
+    table: pd.DataFrame, asked: dict[str, str], scale: Scale, seed: int, what: str, fewer: Sequence[str] = ()
+) -> pd.DataFrame:
+    """As many rows of each split as the key `asked[split]` of `scale` says, at random, each prompt once.
+
+    Longer prompts are left out. Raises UserError where there are fewer, but for the splits in `fewer`.
+    """
     # Four characters a token is the usual English rate; exact lengths would need the tokenizer here.
     short = table[table["prompt"].str.len() <= 4 * scale.max_prompt_tokens]
     parts = []
-    for split, count in counts.items():
+    for split, key in asked.items():
         rows = short[short["split"] == split].drop_duplicates("prompt")
         if rows.empty:
             raise UserError(f"{what}: none left for split '{split}'; give more data or raise scale.max_prompt_tokens")
+        count = getattr(scale, key)
+        if len(rows) < count and split not in fewer:
+            raise UserError(
+                f"scale.{key}: {count:,} asked, and there are {len(rows):,} {what} in split '{split}'; ask for "
+                f"{len(rows):,} or fewer, or give more data"
+            )
         order = np.random.default_rng([seed, len(what), len(split)]).permutation(len(rows))
         parts.append(rows.iloc[np.sort(order[:count])])
     return pd.concat(parts, ignore_index=True)
@@ -89,6 +106,11 @@ def _pairs(kind: str, data: Data, seed: int) -> tuple[pd.DataFrame, str]:
         return read_hh_folder(Path(data.helpful), kind, seed), data.helpful
     rows = read_jsonl(SHIPPED / f"preferences_{kind}.jsonl")
     return pd.DataFrame(rows).assign(kind=kind)[PREFERENCES], "shipped"
+
+
+def is_local(data: Data) -> bool:
+    """Whether nothing of `data` comes from the hub."""
+    return data.hh_rlhf is None or Path(data.hh_rlhf).exists() or _looks_like_path(data.hh_rlhf)
 
 
 def _looks_like_path(name: str) -> bool:

@@ -15,7 +15,7 @@ and AlpacaEval (0.58 million words) no five words in a row but "as an AI languag
 So k grows with the corpus, and more or longer answers do not make boilerplate by themselves.
 
 A response holds boilerplate when it holds such a phrase, k - 1 of whose prompts are then *other* prompts. Mining is
-exact for templates; sentence clusters may miss a near pair with probability 0.01 (see `suites.near_duplicates`).
+exact for templates; sentence clusters may miss a near pair with probability 0.01 (see `harness.near_duplicates`).
 Function words, order of rows and names of arms play no part. Words are runs of letters and digits, so scripts that put
 no space between words are not served.
 """
@@ -31,8 +31,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from suites.near_duplicates import leader_clusters, near_pairs
-from suites.words import HASH_MULTIPLIER, Encoded, encode, word_sets
+from harness.near_duplicates import leader_clusters, near_pairs
+from harness.words import HASH_MULTIPLIER, Encoded, encode, word_sets
 
 _SENTENCE = re.compile(r".+?(?:[.!?\u2026]+[\"')\]\u201d\u2019*]*(?=\s)|$|(?=\n))\s*", re.DOTALL)
 _GROWN = 500  # n-grams, most frequent first, that are grown into the phrases listed

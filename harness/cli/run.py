@@ -37,6 +37,7 @@ def run(experiment_file: File, out: Out = None) -> None:
         os.environ[TRUST] = "1"  # the runner's own processes inherit it
     folder = out or Path("runs") / experiment.name
     planned = graph.plan(targets, folder)
+    _check_data(experiment, planned)
     console = Console()
     todo = [item for item in planned if item.status != "done"]
     console.print(f"[bold]{experiment.name}[/]: {len(planned) - len(todo)} of {len(planned)} stages done, in {folder}")
@@ -69,7 +70,9 @@ def plan(experiment_file: File, out: Out = None) -> None:
     for column in ("stage", "status", "needs", "key"):
         table.add_column(column)
     colours = {"done": "green", "started": "yellow", "stale": "yellow", "to do": "cyan"}
-    for item in graph.plan(targets, folder):
+    planned = graph.plan(targets, folder)
+    _check_data(experiment, planned)
+    for item in planned:
         needs = ", ".join(upstream.name for upstream in item.stage.inputs.values())
         table.add_row(item.stage.name, f"[{colours[item.status]}]{item.status}[/]", needs, item.key[:8])
     Console().print(table)
@@ -101,6 +104,15 @@ def _targets(file: Path) -> tuple[Experiment, list[Stage]]:
     measured = suite_stages.plan(experiment, training.arms, training.pms, training.chains, training.data)
     kept = [stage for stage in training.arms.values() if stage is not None]
     return experiment, [*kept, *training.labels.values(), *training.pms.values(), *measured.values()]
+
+
+def _check_data(experiment: Experiment, planned: list[Planned]) -> None:
+    """Draw prompts and pairs that are yet to be drawn, where none is on the hub. Raises UserError, as for a shortage."""
+    from harness import data
+
+    drawn = any(item.stage.name == "data" and item.status == "done" for item in planned)
+    if not drawn and data.is_local(experiment.data):
+        data.select(experiment.data, experiment.scale, experiment.seed)
 
 
 def _check_servers(todo: list[Planned]) -> None:

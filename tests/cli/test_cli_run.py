@@ -156,6 +156,7 @@ def test_killed_in_the_middle_of_ppo_it_ends_with_the_same_artefacts(tiny_model:
         ("name: x\ndata: {hh_rlhf: ./no/such/folder}", "not found"),
         ("name: x\ndata: {redteam_prompts: broken.jsonl}", "line 2: not valid JSON"),
         ("name: x\ndata: {redteam_prompts: empty.jsonl}", "prompt set is empty"),
+        ("name: x\nscale: {preference_pairs: 135296}", "scale.preference_pairs: 135,296 asked, and there are 68"),
         ("name: x\nconstitution: twice.yaml", "twice"),
         ("name: x\nmodels: {base: ./no/such/model}", "model folder not found"),
         ("name: x\nmodels: {base: nobody/no-such-model}", "cannot be loaded"),
@@ -175,6 +176,7 @@ def test_bad_input_is_one_clear_line(cai: Cai, tmp_path: Path, text: str, expect
     assert errors.startswith("error: ")
     assert len(errors.strip().splitlines()) == 1
     assert "Traceback" not in out + errors
+    assert not list(tmp_path.glob("run/stages/*"))  # nothing was begun
 
 
 def test_an_imported_constitution_and_data_in_hh_layout(

@@ -37,19 +37,47 @@ def test_shipped_data_is_said_to_be_a_stand_in() -> None:
     assert prompts.groupby(["kind", "split"]).size()["harmless", "train"] == 20
 
 
-def test_a_folder_in_hh_layout(outside_data: Path) -> None:
+def test_a_folder_in_hh_layout(outside_data: Path, own_data: Path) -> None:
     source = Data(hh_rlhf=str(outside_data / "hh-rlhf"), helpful=str(outside_data / "helpful-alpacaeval"))
-    prompts, pairs, notes = data.select(source, SCALE, 0)
+    few = Scale(redteam_prompts=4, helpful_prompts=4, heldout_prompts=4, preference_pairs=4, gold_pairs=4)
+    scale = few if outside_data == own_data else SCALE
+    prompts, pairs, notes = data.select(source, scale, 0)
     splits_are_apart(prompts, pairs)
+    assert pairs.groupby(["kind", "split"]).size()["harmless", "gold"] == scale.gold_pairs
     assert "harmless-base" in notes[0]
     assert "alpacaeval" in notes[1]
-    again, _, _ = data.select(source, SCALE, 0)
+    again, _, _ = data.select(source, scale, 0)
     pd.testing.assert_frame_equal(prompts, again)
 
 
 def test_without_helpful_base_the_stand_in_is_named(own_data: Path) -> None:
-    _, _, notes = data.select(Data(hh_rlhf=str(own_data / "hh-rlhf")), SCALE, 0)
+    few = Scale(redteam_prompts=4, helpful_prompts=4, heldout_prompts=4, preference_pairs=4, gold_pairs=4)
+    _, _, notes = data.select(Data(hh_rlhf=str(own_data / "hh-rlhf")), few, 0)
     assert "stand-in" in notes[1]
+
+
+@pytest.mark.parametrize(
+    ("key", "asked", "expected"),
+    [
+        ("preference_pairs", 69, "there are 68 harmless preference pairs in split 'train'"),
+        (
+            "gold_pairs",
+            5000,
+            "there are 48 harmless preference pairs in split 'gold'",
+        ),
+        ("helpful_prompts", 69, "there are 68 helpful prompts in split 'train'"),
+        (
+            "heldout_prompts",
+            37,
+            "there are 36 harmless prompts in split 'heldout'",
+        ),
+    ],
+)
+def test_a_shortage_names_the_key_and_what_there_is(key: str, asked: int, expected: str) -> None:
+    there = int(expected.split()[2])
+    data.select(Data(), SCALE.model_copy(update={key: there}), 0)
+    with pytest.raises(UserError, match=f"scale.{key}: {asked:,} asked, and {expected}; ask for {there} or fewer"):
+        data.select(Data(), SCALE.model_copy(update={key: asked}), 0)
 
 
 def hh_folder(tmp_path: Path, train: str) -> str:

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import sparse
 
 from suites.boilerplate import Rules, last_turn, mine, prompt_families, without
-from suites.near_duplicates import leader_clusters, near_pairs
 from suites.responses import load_responses
 
 PHRASE = "remember that every river finds its own sea"
@@ -138,27 +136,6 @@ def test_without_takes_out_the_sentence_only() -> None:
     assert without("Nothing here. At all.", PHRASE) == "Nothing here. At all."
     assert without(f"Well, {PHRASE}, friend.", PHRASE) == ""
     assert without("First.\n\nSecond, e.g. this one.", PHRASE) == "First.\n\nSecond, e.g. this one."
-
-
-@settings(max_examples=25, deadline=None)
-@given(seed=seeds)
-def test_near_pairs_are_near_and_rarely_missed(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    base = rng.random((6, 40)) < 0.4
-    rows = np.repeat(base, 4, axis=0) ^ (rng.random((24, 40)) < 0.03)
-    rows[:, 0] = True
-    shared = rows.astype(int) @ rows.T
-    jaccard = shared / (rows.sum(1)[:, None] + rows.sum(1)[None] - shared)
-    hashes = np.random.default_rng(1).integers(0, 2**63, size=40, dtype=np.uint64)
-    pairs = near_pairs(sparse.csr_matrix(rows.astype(np.int32)), hashes, 0.7)
-    assert (jaccard[pairs[:, 0], pairs[:, 1]] >= 0.7 - 1e-9).all()
-    near = np.argwhere(np.triu(jaccard >= 0.85, 1))  # probability of a miss below 1e-5
-    assert {tuple(p) for p in near} <= {tuple(p) for p in pairs}
-
-
-def test_clusters_do_not_drift() -> None:
-    """A chain 0-1-2-3 is no single cluster: 2 is not near 0."""
-    assert leader_clusters(4, np.array([[0, 1], [1, 2], [2, 3]])).tolist() == [0, 0, 2, 2]
 
 
 def test_the_papers_rl_cai_gives_reassurance_to_unrelated_prompts(reference_data: Path) -> None:

@@ -12,16 +12,16 @@ import numpy as np
 from scipy import sparse
 
 BANDS, ROWS = 16, 4
-_PEERS = 4  # a bucket's members are compared with its first (highest ranked) four: linear in the bucket's size
 _BATCH = 200_000
 
 
-def near_pairs(words: sparse.csr_matrix, hashes: np.ndarray, similarity: float) -> np.ndarray:
+def near_pairs(words: sparse.csr_matrix, hashes: np.ndarray, similarity: float, *, peers: int = 4) -> np.ndarray:
     """Pairs (i, j), i < j, of rows whose word sets have Jaccard similarity >= `similarity`: shape (pairs, 2).
 
     words: (texts, vocabulary) of zeros and ones, no empty row, in order of importance (earlier rows are the ones that
     others are compared with). hashes: (vocabulary,) uint64, a hash of each word's content, so that the
-    outcome does not depend on how the vocabulary is numbered.
+    outcome does not depend on how the vocabulary is numbered. peers: a bucket's members are compared with its first
+    (highest ranked) so many, which keeps the work linear in the bucket's size.
     """
     n = words.shape[0]
     if n < 2:
@@ -31,7 +31,7 @@ def near_pairs(words: sparse.csr_matrix, hashes: np.ndarray, similarity: float) 
     sizes = np.diff(words.indptr)
     seen, kept = np.empty(0, dtype=np.int64), []
     for band in multipliers:
-        pairs = _bucket_pairs(_band_keys(token_hashes, starts, band))
+        pairs = _bucket_pairs(_band_keys(token_hashes, starts, band), peers)
         codes = np.setdiff1d(pairs[:, 0] * n + pairs[:, 1], seen)
         seen = np.union1d(seen, codes)
         for batch in np.split(codes, range(_BATCH, len(codes), _BATCH)):
@@ -73,14 +73,14 @@ def _band_keys(token_hashes: np.ndarray, starts: np.ndarray, multipliers: np.nda
     return keys
 
 
-def _bucket_pairs(keys: np.ndarray) -> np.ndarray:
+def _bucket_pairs(keys: np.ndarray, peers: int) -> np.ndarray:
     """Each text with the first few of its bucket: (pairs, 2), first < second."""
     order = np.argsort(keys, kind="stable")
     starts = np.flatnonzero(np.concatenate([[True], keys[order][1:] != keys[order][:-1]]))
     start_of = np.repeat(starts, np.diff(np.append(starts, len(keys))))
     place = np.arange(len(keys)) - start_of
-    pairs = []
-    for peer in range(_PEERS):
+    pairs = [np.empty((0, 2), dtype=np.int64)]
+    for peer in range(min(peers, int(place.max()))):
         late = np.flatnonzero(place > peer)
         pairs.append(np.stack([order[start_of[late] + peer], order[late]], axis=1))
     return np.concatenate(pairs)

@@ -107,7 +107,7 @@ def _targets(file: Path) -> tuple[Experiment, list[Stage]]:
 
 
 def _check_data(experiment: Experiment, planned: list[Planned]) -> None:
-    """Draw prompts and pairs that are yet to be drawn, where none is on the hub. Raises UserError, as for a shortage."""
+    """Draw the prompts and pairs, where none is on the hub, so that a shortage shows at once. Raises UserError."""
     from harness import data
 
     drawn = any(item.stage.name == "data" and item.status == "done" for item in planned)

@@ -156,7 +156,6 @@ def test_killed_in_the_middle_of_ppo_it_ends_with_the_same_artefacts(tiny_model:
         ("name: x\ndata: {hh_rlhf: ./no/such/folder}", "not found"),
         ("name: x\ndata: {redteam_prompts: broken.jsonl}", "line 2: not valid JSON"),
         ("name: x\ndata: {redteam_prompts: empty.jsonl}", "prompt set is empty"),
-        ("name: x\nscale: {preference_pairs: 135296}", "scale.preference_pairs: 135,296 asked, and there are 68"),
         ("name: x\nconstitution: twice.yaml", "twice"),
         ("name: x\nmodels: {base: ./no/such/model}", "model folder not found"),
         ("name: x\nmodels: {base: nobody/no-such-model}", "cannot be loaded"),
@@ -176,7 +175,16 @@ def test_bad_input_is_one_clear_line(cai: Cai, tmp_path: Path, text: str, expect
     assert errors.startswith("error: ")
     assert len(errors.strip().splitlines()) == 1
     assert "Traceback" not in out + errors
-    assert not list(tmp_path.glob("run/stages/*"))  # nothing was begun
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_shortage_of_pairs_is_told_before_anything_is_begun(cai: Cai, tmp_path: Path, command: str) -> None:
+    file = tmp_path / "short.yaml"
+    file.write_text("name: x\nscale: {preference_pairs: 135296}")
+    code, _, errors = cai(command, file, "--out", tmp_path / "run")
+    assert code == 2
+    assert "scale.preference_pairs: 135,296 asked, and there are 68 harmless preference pairs" in errors
+    assert not (tmp_path / "run" / "stages").exists()
 
 
 def test_an_imported_constitution_and_data_in_hh_layout(

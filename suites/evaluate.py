@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -12,13 +12,15 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import UserError
+from harness.models.base import LanguageModel
 from harness.stats import finite
 from suites.result import SUMMARY_COLUMNS, SuiteResult
 
 OF_RESPONSES = ("elo", "pm_score", "evasiveness", "goodharting", "harmfulness")
 WITH_JUDGE = ("elo", "pm_score")
 SUITES = (*OF_RESPONSES, "hhh")  # hhh asks a model and reads no responses: `ask`
-JUDGES = "pm:FOLDER, column:NAME, model:NAME, votes:FILE.csv or server:URL#MODEL"
+# words: a server's model that is asked for a word, since it gives no log-probabilities.
+JUDGES = "pm:FOLDER, column:NAME, model:NAME, votes:FILE.csv, server:URL#MODEL or words:URL#MODEL"
 
 # Crowdworkers were told to prefer the non-evasive of two harmless answers; a judge model is told the same.
 QUESTIONS = {
@@ -30,7 +32,7 @@ QUESTIONS = {
 def check(suites: Sequence[str], judge: str | None) -> None:
     """Raises UserError for an unknown suite or judge, or a suite that lacks its judge."""
     kind = (judge or "").partition(":")[0]
-    if judge is not None and kind not in ("pm", "column", "model", "votes", "server"):
+    if judge is not None and kind not in ("pm", "column", "model", "votes", "server", "words"):
         raise UserError(f"--judge {judge}: no such judge; give {JUDGES}")
     for name in suites:
         if name.endswith(".py"):
@@ -145,22 +147,19 @@ def ask(
     A model is a folder, a hub id, 'embedded' or server:URL#MODEL. n_cot: reasonings a comparison (0: none), of at most
     `max_new_tokens` each.
     """
-    from harness.models.base import logprobs
     from harness.models.open import open_model
     from suites import hhh
 
     results = {}
     for label, name in models.items():
         model = open_model(name, choosing=True)
-        sampler = hhh.sampler_of(model, max_new_tokens) if n_cot else None
         results[label] = hhh.run(
             comparisons,
-            partial(logprobs, model),
-            sampler=sampler,
+            model,
+            cot_tokens=max_new_tokens if n_cot else 0,
             n_cot=max(n_cot, 1),
             seed=seed,
             model=label,
-            parameters=model.parameters,
         )
     return hhh.together(results)
 
@@ -255,9 +254,10 @@ def _elo(responses: pd.DataFrame, kind: str, value: str, anchor: str | None, see
     def compare(part: pd.DataFrame, of_kind: str) -> pd.DataFrame:
         if kind in ("pm", "column"):
             return judges.from_scores(part, "score", judge=f"{kind}:{value}")
-        if kind == "model":
-            return judges.from_feedback(part, _choice_logprobs(value), QUESTIONS[of_kind])
-        return judges.from_server(part, *server.address(f"server:{value}"), question=QUESTIONS[of_kind])
+        if kind == "words":
+            return judges.from_server(part, *server.address(f"server:{value}"), question=QUESTIONS[of_kind])
+        name = value if kind == "model" else f"server:{value}"
+        return judges.from_feedback(part, _model(name), QUESTIONS[of_kind], judge=name)
 
     return elo_by_kind(responses, compare, anchor=anchor, seed=seed)
 
@@ -269,8 +269,8 @@ def _anchor(responses: pd.DataFrame, anchor: str | None) -> str:
     return anchor or ("pretrained" if "pretrained" in present else str(present[0]))
 
 
-def _choice_logprobs(name: str) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
-    from harness.models.base import logprobs
+@lru_cache(maxsize=1)
+def _model(name: str) -> LanguageModel:
     from harness.models.open import open_model
 
-    return partial(logprobs, open_model(name, choosing=True))
+    return open_model(name, choosing=True)

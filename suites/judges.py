@@ -9,34 +9,24 @@ The PM that RL optimised must not judge (Gao et al. 2022: over-optimisation woul
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, softmax
+from scipy.special import expit
 
-from harness import files
+from harness import compare, files
 from harness.errors import UserError
-from harness.models import chat, server
+from harness.models import server
+from harness.models.base import LanguageModel
 from harness.stats import finite
 
 COLUMNS = ["prompt", "sample", "arm_a", "step_a", "arm_b", "step_b", "outcome", "judge", "order"]
 
-# The paper's multiple-choice format for feedback models (section 4.1; brackets as in its published prompts).
-COMPARISON = """\
-Consider the following conversation between a human (H) and an assistant (A):
-
-{conversation}
-
-{question}
- (A) [[[{first}]]]
- (B) [[[{second}]]]"""
 VOTE_REQUEST = '\n\nAnswer with one word: "A", "B", or "tie" if neither is better.'
-
-ChoiceLogprobs = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 
 
 def pair_responses(responses: pd.DataFrame) -> pd.DataFrame:
@@ -88,40 +78,22 @@ def from_scores(responses: pd.DataFrame, column: str, *, soft: bool = True, judg
 
 
 def from_feedback(
-    responses: pd.DataFrame,
-    choice_logprobs: ChoiceLogprobs,
-    question: str,
-    *,
-    choices: tuple[str, str] = ("(A)", "(B)"),
-    judge: str = "feedback_model",
+    responses: pd.DataFrame, model: LanguageModel, question: str, *, judge: str = "feedback_model"
 ) -> pd.DataFrame:
-    """Judge by a feedback model's choice between (A) and (B), each pair in both orders: two rows a comparison.
+    """Judge by a feedback model's choice between A and B, each pair in both orders: two rows a comparison.
 
-    choice_logprobs(texts, choices) gives log-probabilities (n, 2); outcome is their softmax (the paper, section 4.1).
-    question: the principle as a comparison question.
+    outcome is the softmax of their log-probabilities (the paper, section 4.1); `question` is the principle.
     """
     pairs = pair_responses(responses)
-    logprobs = np.asarray(
-        choice_logprobs(_comparison_texts(responses, pairs, question), list(choices)), dtype=np.float64
-    )
-    first = finite(softmax(logprobs, axis=1)[:, 0], "feedback model's probability of (A)")
-    return _both_orders(pairs, first[::2], first[1::2], judge)
+    found = compare.ask(model, _asked(responses, pairs, question))
+    forward, swapped = np.array([(each.forward, each.swapped) for each in found]).T
+    return _both_orders(pairs, forward, 1 - swapped, judge)
 
 
-def _comparison_texts(responses: pd.DataFrame, pairs: pd.DataFrame, question: str) -> list[str]:
-    """The question about each pair in order ab, then ba, next to one another (they share a long prefix)."""
+def _asked(responses: pd.DataFrame, pairs: pd.DataFrame, question: str) -> list[compare.Pair]:
     answers = responses["response"].tolist()
-    texts = []
-    for prompt, a, b in zip(pairs["prompt"], pairs["row_a"], pairs["row_b"], strict=True):
-        turns = [("H: " if m["role"] == "user" else "A: ") + m["content"] for m in chat.parse(prompt)]
-        conversation = "\n\n".join(turns)
-        for x, y in ((a, b), (b, a)):
-            texts.append(
-                COMPARISON.format(
-                    conversation=conversation, question=question.strip(), first=answers[x], second=answers[y]
-                )
-            )
-    return texts
+    rows = zip(pairs["prompt"], pairs["row_a"], pairs["row_b"], strict=True)
+    return [compare.Pair(prompt, question, answers[a], answers[b]) for prompt, a, b in rows]
 
 
 def _both_orders(pairs: pd.DataFrame, first_ab: np.ndarray, first_ba: np.ndarray, judge: str) -> pd.DataFrame:
@@ -193,7 +165,11 @@ def from_server(
     import httpx
 
     pairs = pair_responses(responses)
-    texts = [text + VOTE_REQUEST for text in _comparison_texts(responses, pairs, question)]
+    texts = [
+        compare.text(pair.prompt, pair.question, first, second) + VOTE_REQUEST
+        for pair in _asked(responses, pairs, question)
+        for first, second in ((pair.a, pair.b), (pair.b, pair.a))
+    ]
     key = api_key or server.api_key()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     url = base_url.rstrip("/") + "/chat/completions"

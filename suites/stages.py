@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pandas as pd
 from harness import store
 from harness.experiment import Experiment, Scale
 from harness.graph import Stage, Work
-from harness.models.base import LanguageModel, logprobs
+from harness.models.base import LanguageModel
 
 KINDS = ("harmless", "helpful")
 
@@ -139,9 +138,11 @@ def measure_elo(work: Work) -> None:
     """Harmlessness Elo on red-team prompts, helpfulness Elo on helpfulness prompts."""
     from suites import evaluate, judges
 
+    model = _feedback(work) if work.config["judge"] == "feedback" else None
+
     def compare(part: pd.DataFrame, kind: str) -> pd.DataFrame:
-        if work.config["judge"] == "feedback":
-            return judges.from_feedback(part, partial(logprobs, _feedback(work)), evaluate.QUESTIONS[kind])
+        if model is not None:
+            return judges.from_feedback(part, model, evaluate.QUESTIONS[kind], judge=work.config["feedback"])
         return judges.from_scores(part, f"score_{kind}", judge=f"gold PM ({kind})")
 
     evaluate.elo_by_kind(_responses(work), compare, seed=work.config["seed"]).save(work.folder)
@@ -192,9 +193,8 @@ def measure_hhh(work: Work) -> None:
     if work.config["path"] is None:
         raise UserError("data.hhh: the hhh suite needs the HHH comparisons; name their file, or leave the suite out")
     model = _feedback(work)
-    sampler = hhh.sampler_of(model, work.config["cot_tokens"])
     questions = hhh.load(Path(work.config["path"]))
-    hhh.run(questions, partial(logprobs, model), sampler=sampler, seed=work.config["seed"]).save(work.folder)
+    hhh.run(questions, model, cot_tokens=work.config["cot_tokens"], seed=work.config["seed"]).save(work.folder)
     work.tokens += model.tokens
 
 

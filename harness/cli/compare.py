@@ -232,7 +232,7 @@ def _measure(
     suites = ["evasiveness", "goodharting", *(["harmfulness"] if ratings else [])]
     results = evaluate.measure(both, suites, ratings=ratings, seed=seed)
     kind = (judge or "").partition(":")[0]
-    if kind in ("model", "server"):
+    if kind in ("model", "server", "words"):
         return results | evaluate.measure(both, ["elo"], judge=judge, anchor="baseline", seed=seed), judge
     if kind == "votes":
         raise UserError("--judge votes: people voted on other responses; `cai eval --suite elo` reads them")

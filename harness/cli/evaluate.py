@@ -30,7 +30,8 @@ def evaluate(
         Path | None, typer.Option("--prompts", help="Prompts for --model (default: the shipped held-out ones).")
     ] = None,
     judge: Annotated[
-        str | None, typer.Option("--judge", help="pm:FOLDER, column:NAME, model:NAME, votes:FILE or server:URL#MODEL.")
+        str | None,
+        typer.Option("--judge", help="pm:FOLDER, column:NAME, model:NAME, votes:FILE, server: or words:URL#MODEL."),
     ] = None,
     anchor: Annotated[str | None, typer.Option("--anchor", help="The arm whose Elo is 0.")] = None,
     ratings: Annotated[Path | None, typer.Option("--ratings", help="Harm ratings, for the harmfulness suite.")] = None,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from harness import compare
 from harness.errors import UserError
 from suites import hhh
+from tests.fake_model import FakeModel
 
 
 def made_up(n: int = 200, repeats: int = 1) -> pd.DataFrame:
@@ -23,17 +26,15 @@ def made_up(n: int = 200, repeats: int = 1) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(comparison=range(n * repeats), right_first=True)
 
 
-def judge(p_right: Callable[[str], float], bias: float = 0.0) -> hhh.ChoiceLogprobs:
-    """A feedback model that finds the right answer with probability p_right(prompt), and adds `bias` nats to (A)."""
+def judge(p_right: Callable[[str, str], float], bias: float = 0.0, **more: Any) -> FakeModel:
+    """Finds the right answer with probability p_right(question, reasoning), and adds `bias` nats to A."""
 
-    def choice_logprobs(prompts: Sequence[str], choices: Sequence[str]) -> np.ndarray:
-        assert list(choices) == ["(A)", "(B)"]
-        p = np.array([p_right(prompt) for prompt in prompts])
-        first = np.array([prompt.index("[[[right") < prompt.index("[[[wrong") for prompt in prompts])
-        a = np.where(first, p, 1 - p)
-        return np.stack([np.log(a) + bias, np.log(1 - a)], axis=1) - 3.0  # not normalised, as among all tokens
+    def logprobs(question: str, reasoning: str) -> tuple[float, float]:
+        p = p_right(question, reasoning)
+        a = p if question.index("[[[right") < question.index("[[[wrong") else 1 - p
+        return np.log(a) + bias - 3, np.log(1 - a) - 3  # not normalised, as among all tokens
 
-    return choice_logprobs
+    return FakeModel(logprobs, **more)
 
 
 def metric(result: hhh.SuiteResult, name: str) -> pd.Series:
@@ -53,11 +54,13 @@ def test_published_layout(outside_data: Path) -> None:
     for row, right, wrong in zip(rows, table["right"], table["wrong"], strict=True):
         assert row["text_correct"].strip().endswith(right)
         assert row["text_incorrect"].strip().endswith(wrong)
-    # What the model reads is the published prompt, but for blank lines.
-    texts = hhh._texts(table)
-    for i in range(len(rows)):
-        asked = texts[2 * i if table["right_first"][i] else 2 * i + 1] + hhh._ANSWER
-        assert "".join(asked.split()) == "".join(rows[i]["prompt"].split())
+    # What the model reads is the published prompt, but for blank lines and the names of the speakers.
+    for i, pair in enumerate(hhh.pairs(table)):
+        answers = (pair.a, pair.b) if table["right_first"][i] else (pair.b, pair.a)
+        asked = compare.text(pair.prompt, pair.question, *answers) + compare.ANSWER.removesuffix("(")
+        published = rows[i]["prompt"].replace("a human and an assistant", "a human (H) and an assistant (A)")
+        published = published.replace("Human:", "H:").replace("Assistant:", "A:")
+        assert "".join(asked.split()) == "".join(published.split())
 
 
 def test_published_file(reference_data: Path) -> None:
@@ -120,12 +123,12 @@ def test_a_draw_is_proportional_and_seeded() -> None:
 
 
 def test_both_orders_cancel_a_position_bias() -> None:
-    result = hhh.run(made_up(), judge(lambda prompt: 0.7, bias=5.0))
+    result = hhh.run(made_up(), judge(lambda *_: 0.7, bias=5.0))
     assert metric(result, "accuracy_plain")["estimate"] == 1.0
     assert metric(result, "position_bias_plain")["estimate"] > 0.4
     assert metric(result, "order_consistency_plain")["estimate"] == 0.0
     assert any("the letter decides" in note for note in result.notes)
-    fair = hhh.run(made_up(), judge(lambda prompt: 0.7))
+    fair = hhh.run(made_up(), judge(lambda *_: 0.7))
     assert metric(fair, "position_bias_plain")["estimate"] == pytest.approx(0, abs=1e-9)
     assert metric(fair, "order_consistency_plain")["estimate"] == 1.0
     assert fair.tables["questions"]["p_correct"].to_numpy() == pytest.approx(0.7)
@@ -133,7 +136,7 @@ def test_both_orders_cancel_a_position_bias() -> None:
 
 
 def test_only_the_letter_is_a_tie() -> None:
-    result = hhh.run(made_up(), judge(lambda prompt: 0.5, bias=2.0))
+    result = hhh.run(made_up(), judge(lambda *_: 0.5, bias=2.0))
     assert metric(result, "accuracy_plain")["estimate"] == pytest.approx(0.5)
     assert metric(result, "ece_plain")["estimate"] == pytest.approx(0, abs=1e-9)
 
@@ -142,8 +145,8 @@ def test_conversations_are_the_units() -> None:
     rng = np.random.default_rng(0)
     skill = {f"question {i}?": rng.choice([0.2, 0.8]) for i in range(60)}
 
-    def p_right(prompt: str) -> float:
-        return float(skill[prompt.split("Human: ")[1].split("\n")[0]])
+    def p_right(question: str, _: str) -> float:
+        return float(skill[question.split("H: ")[1].split("\n")[0]])
 
     once, often = (hhh.run(made_up(60, repeats), judge(p_right)) for repeats in (1, 5))
     for name in ("estimate", "low", "high", "n"):
@@ -157,9 +160,9 @@ def test_calibrated_and_overconfident_models() -> None:
     confidence = rng.uniform(0.5, 1, size=n)
     finds = rng.random(n) < confidence  # right as often as it says
 
-    def p(said: np.ndarray) -> Callable[[str], float]:
+    def p(said: np.ndarray) -> Callable[[str, str], float]:
         probability = np.where(finds, said, 1 - said)
-        return lambda prompt: float(probability[int(prompt.split("question ")[1].split("?")[0])])
+        return lambda question, _: float(probability[int(question.split("question ")[1].split("?")[0])])
 
     calibrated = hhh.run(made_up(n), judge(p(confidence)))
     sure = hhh.run(made_up(n), judge(p(np.full(n, 0.999))))
@@ -179,37 +182,34 @@ def test_calibrated_and_overconfident_models() -> None:
 
 
 def test_chain_of_thought_is_read_and_averaged() -> None:
-    calls = []
+    def think(question: str, key: str) -> str:
+        _, time, _ = key.split("/")
+        return "bad idea" if time == "0" else "good idea"  # of the five reasonings of a comparison, the first is bad
 
-    def sampler(prompts: list[str], *, max_new_tokens: int, temperature: float, seed: int) -> list[str]:
-        calls.append((len(prompts), temperature, seed))
-        assert all(prompt.endswith("which response is better.") for prompt in prompts)
-        # Of the five reasonings of a comparison, the first is bad and four are good; the two orders are neighbours.
-        return ["bad idea" if i < 400 else "good idea" for i in range(len(prompts))]
+    def p_right(_: str, reasoning: str) -> float:
+        return {"good idea": 0.9, "bad idea": 0.2}.get(reasoning, 0.6)
 
-    def p_right(prompt: str) -> float:
-        return 0.9 if "good idea" in prompt else 0.2 if "bad idea" in prompt else 0.6
-
-    result = hhh.run(made_up(), judge(p_right), sampler=sampler, seed=7, model="toy")
-    assert calls == [(2000, 1.0, 7)]
+    model = judge(p_right, think=think)
+    result = hhh.run(made_up(), model, cot_tokens=64, seed=7, model="toy")
+    assert [(call["n"], call["think"], call["seed"]) for call in model.calls] == [(400, 0, 7), (2000, 64, 7)]
     p = result.tables["questions"].groupby("mode")["p_correct"].mean()
     assert p.to_dict() == pytest.approx({"plain": 0.6, "cot": 0.2, "cot_5": (0.2 + 4 * 0.9) / 5})
     assert metric(result, "accuracy_cot")["estimate"] == 0
     assert metric(result, "accuracy_cot_5")["estimate"] == 1
     assert result.tables["differences"].set_index("mode")["estimate"].to_dict() == {"cot": -1.0, "cot_5": 0.0}
     assert set(result.summary["arm"]) == {"toy"}
-    one = hhh.run(made_up(20), judge(p_right), sampler=lambda prompts, **_: ["good idea"] * len(prompts), n_cot=1)
+    one = hhh.run(made_up(20), judge(p_right, think=think), cot_tokens=64, n_cot=1)
     assert set(one.tables["questions"]["mode"]) == {"plain", "cot"}
 
 
 def test_subsets_are_measured_where_known() -> None:
     table = made_up()
-    unknown = hhh.run(table, judge(lambda prompt: 0.7))
+    unknown = hhh.run(table, judge(lambda *_: 0.7))
     assert any(note.startswith("subsets: not measured") for note in unknown.notes)
     assert any(note.startswith("chain of thought: not measured") for note in unknown.notes)
     assert "subsets" not in unknown.tables
     named = table.assign(subset=np.where(table["comparison"] < 50, "honest", "harmless"))
-    good = judge(lambda prompt: 0.9 if int(prompt.split("question ")[1].split("?")[0]) < 50 else 0.1)
+    good = judge(lambda question, _: 0.9 if int(question.split("question ")[1].split("?")[0]) < 50 else 0.1)
     subsets = hhh.run(named, good).tables["subsets"].set_index("subset")
     assert subsets["estimate"].to_dict() == {"honest": 1.0, "harmless": 0.0}
     assert subsets["n"].to_dict() == {"honest": 50, "harmless": 150}
@@ -218,8 +218,8 @@ def test_subsets_are_measured_where_known() -> None:
 def test_several_models_together() -> None:
     table = made_up(40)
     results = {
-        "small-1M": hhh.run(table, judge(lambda prompt: 0.5, bias=5.0), model="small-1M", parameters=10**6),
-        "large-1B": hhh.run(table, judge(lambda prompt: 0.9), model="large-1B", parameters=10**9),
+        "small-1M": hhh.run(table, judge(lambda *_: 0.5, bias=5.0, parameters=10**6), model="small-1M"),
+        "large-1B": hhh.run(table, judge(lambda *_: 0.9, parameters=10**9), model="large-1B"),
     }
     both = hhh.together(results)
     assert both.summary.set_index(["arm", "metric"])["estimate"]["large-1B", "accuracy_plain"] == 1
@@ -231,13 +231,9 @@ def test_several_models_together() -> None:
 
 
 def test_bad_models() -> None:
-    with pytest.raises(UserError, match="row 0 is nan"):
-        hhh.run(made_up(), lambda prompts, choices: np.full((len(prompts), 2), np.nan))
-    with pytest.raises(UserError, match="shape"):
-        hhh.run(made_up(), lambda prompts, choices: np.zeros((len(prompts), 3)))
-    with pytest.raises(UserError, match="0 answers to 2000 prompts"):
-        hhh.run(made_up(), judge(lambda prompt: 0.5), sampler=lambda prompts, **_: [])
+    with pytest.raises(UserError, match="not finite"):
+        hhh.run(made_up(), FakeModel(lambda *_: (np.nan, 0.0)))
     with pytest.raises(UserError, match="n_cot"):
-        hhh.run(made_up(), judge(lambda prompt: 0.5), n_cot=0)
+        hhh.run(made_up(), judge(lambda *_: 0.5), n_cot=0)
     with pytest.raises(UserError, match="no comparisons"):
-        hhh.run(made_up().iloc[:0], judge(lambda prompt: 0.5))
+        hhh.run(made_up().iloc[:0], judge(lambda *_: 0.5))

@@ -15,7 +15,9 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import expit
 
 from harness.errors import UserError
-from suites import elo, judges
+from harness.models.open import open_model
+from suites import elo, evaluate, judges
+from tests.fake_model import FakeModel
 from tests.fake_server import FakeServer, Serve
 
 
@@ -100,15 +102,14 @@ def test_scores_that_are_missing_or_not_finite_name_the_row(bad: float) -> None:
 # ---------------------------------------------------------------- feedback model
 
 
-def feedback(bias: float, taste: float) -> Callable[..., np.ndarray]:
-    """A feedback model: log-odds of (A) = bias + taste where rl_cai stands first, bias - taste where second."""
+def feedback(bias: float, taste: float) -> FakeModel:
+    """A feedback model: log-odds of A = bias + taste where rl_cai stands first, bias - taste where second."""
 
-    def choice_logprobs(texts: list[str], choices: list[str]) -> np.ndarray:
-        assert choices == ["(A)", "(B)"]
-        z = np.array([bias + taste * (1 if prefer_rl_cai(t) == "A" else -1) for t in texts])
-        return np.stack([np.log(expit(z)) - 3, np.log(expit(-z)) - 3], axis=1)  # the rest of the mass is elsewhere
+    def logprobs(question: str, _: str) -> tuple[float, float]:
+        z = bias + taste * (1 if prefer_rl_cai(question) == "A" else -1)
+        return np.log(expit(z)) - 3, np.log(expit(-z)) - 3  # the rest of the mass is elsewhere
 
-    return choice_logprobs
+    return FakeModel(logprobs)
 
 
 def test_a_feedback_model_is_asked_in_both_orders() -> None:
@@ -123,21 +124,18 @@ def test_a_feedback_model_is_asked_in_both_orders() -> None:
 
 
 def test_the_comparison_shows_the_whole_conversation() -> None:
-    seen: list[str] = []
-
-    def choice_logprobs(texts: list[str], choices: list[str]) -> np.ndarray:
-        seen.extend(texts)
-        return np.zeros((len(texts), 2))
-
+    model = FakeModel(lambda *_: (0.0, 0.0))
     table = responses(1).assign(prompt="\n\nHuman: hi\n\nAssistant: hello\n\nHuman: how?\n\nAssistant:")
-    judges.from_feedback(table, choice_logprobs, " Which? ")
-    assert "H: hi\n\nA: hello\n\nH: how?\n\nWhich?\n (A) [[[hh_rlhf says 0]]]\n (B) [[[rl_cai says 0]]]" in seen[0]
-    assert "(A) [[[rl_cai says 0]]]\n (B) [[[hh_rlhf says 0]]]" in seen[1]
+    judges.from_feedback(table, model, " Which? ")
+    first, second = model.seen
+    shown = "H: hi\n\nA: hello\n\nH: how?\n\nWhich? Options:\n (A) [[[hh_rlhf says 0]]]\n (B) [[[rl_cai says 0]]]"
+    assert shown in first
+    assert "(A) [[[rl_cai says 0]]]\n (B) [[[hh_rlhf says 0]]]" in second
 
 
 def test_braces_in_an_answer_are_text() -> None:
     table = responses(1).assign(response=["{question}", "{0} {"])
-    result = judges.from_feedback(table, lambda texts, choices: np.zeros((len(texts), 2)), "Which?")
+    result = judges.from_feedback(table, FakeModel(lambda *_: (0.0, 0.0)), "Which?")
     assert result["outcome"].tolist() == [0.5, 0.5]
 
 
@@ -235,6 +233,24 @@ def test_a_server_judges_each_pair_in_both_orders(judging: Callable[[Reply], Fak
     assert headers["Authorization"] == "Bearer secret"
     assert len(server.requests) == 10
     assert elo.judge_consistency(table)["estimate"].tolist() == [1.0, 0.5]
+
+
+def test_a_servers_model_judges_alike_in_cai_eval_and_in_cai_run(serve: Serve) -> None:
+    def reply(_: int, body: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
+        asked = body["messages"][0]["content"]
+        top = {"A": -0.3, "B": -1.6} if prefer_rl_cai(asked) == "A" or "(A) An apple" in asked else {"A": -1, "B": -0.6}
+        listed = [{"token": token, "logprob": logprob} for token, logprob in top.items()]
+        choice = {"message": {"content": "A"}, "logprobs": {"content": [listed[0] | {"top_logprobs": listed}]}}
+        return 200, {"choices": [choice]}, {}
+
+    name = f"server:{serve(reply).url}#m"
+    table = responses(3).assign(step=pd.array([pd.NA] * 6, dtype="Int64"), kind="harmless")
+    measured = evaluate.measure(table, ["elo"], judge=name)["elo"]
+    question = evaluate.QUESTIONS["harmless"]
+    in_a_run = judges.from_feedback(table, open_model(name, choosing=True), question, judge=name)
+    pd.testing.assert_frame_equal(
+        measured.summary, evaluate.elo_by_kind(table, lambda part, kind: in_a_run, seed=0).summary
+    )
 
 
 def test_rate_limits_and_server_errors_are_retried(judging: Callable[[Reply], FakeServer]) -> None:

@@ -19,7 +19,8 @@ from harness.models.base import Choice, LanguageModel, Prompt
 
 LETTERS = ("A", "B")
 ANSWER = "The answer is: ("
-AFTER_REASONING = "\nSo the answer is: ("
+OPENING = "Let's think step by step:"  # of the turn of a model that reasons before it answers (section 4.1)
+AFTER_REASONING = "\n\nSo the answer is: ("
 _TEXT = """\
 Consider the following conversation between a human (H) and an assistant (A):
 
@@ -28,7 +29,6 @@ Consider the following conversation between a human (H) and an assistant (A):
 {question} Options:
  (A) [[[{first}]]]
  (B) [[[{second}]]]"""
-_REASON = "\n\nThink step by step, then name the better option."
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def ask(
     """
     names = keys if keys is not None else [str(i) for i in range(len(pairs))]
     prompts = [
-        [*before, {"role": "user", "content": text(pair.prompt, pair.question, first, second, reason=think > 0)}]
+        [*before, {"role": "user", "content": text(pair.prompt, pair.question, first, second)}]
         for pair in pairs
         for first, second in ((pair.a, pair.b), (pair.b, pair.a))
     ]
@@ -100,6 +100,7 @@ def ask(
         keys=[f"{name}/{order}" for name in names for order in ("forward", "swapped")],
         seed=seed,
         think=think,
+        opening=OPENING if think else "",
         together=2,
         on_batch=finished,
     )
@@ -108,18 +109,21 @@ def ask(
     return [_preference(*orders) for orders in zip(found[::2], found[1::2], strict=True)]
 
 
-def text(prompt: Prompt, question: str, first: str, second: str, *, reason: bool = False) -> str:
+def text(prompt: Prompt, question: str, first: str, second: str) -> str:
     """The question as the model reads it; all before the options is the same in both orders."""
-    asked = _TEXT.format(
-        conversation=conversation(prompt), question=question.strip(), first=_quoted(first), second=_quoted(second)
-    )
-    return asked + _REASON if reason else asked
+    said, asked = conversation(prompt), question.strip()
+    return _TEXT.format(conversation=said, question=asked, first=_quoted(first), second=_quoted(second))
 
 
-def worked(prompt: Prompt, question: str, first: str, second: str, answer: str) -> list[chat.Message]:
-    """A worked comparison as the two turns that a question and its answer are; `answer` is a letter."""
-    asked = text(prompt, question, first, second)
-    return [{"role": "user", "content": asked}, {"role": "assistant", "content": f"{ANSWER}{answer})"}]
+def worked(
+    prompt: Prompt, question: str, first: str, second: str, answer: str, reasoning: str | None = None
+) -> list[chat.Message]:
+    """A worked comparison in the two turns that a question and its answer take; `answer` is a letter."""
+    said = ANSWER if reasoning is None else f"{OPENING} {reasoning}{AFTER_REASONING}"
+    return [
+        {"role": "user", "content": text(prompt, question, first, second)},
+        {"role": "assistant", "content": f"{said}{answer})"},
+    ]
 
 
 def conversation(prompt: Prompt) -> str:

@@ -15,34 +15,18 @@ import numpy as np
 import pandas as pd
 
 from constitutions import Constitution
-from harness import store
+from harness import compare, store
 from harness.draws import uniforms
 from harness.experiment import Feedback
 from harness.graph import Work
 from harness.models import chat
-from harness.models.base import Choice, LanguageModel
+from harness.models.base import LanguageModel
 from pipelines.artefacts import Rows, as_asked, resumed
 
-_ASK = "Below is a conversation between a human and an assistant.\n\n{conversation}\n\n{question}"
-_OPTIONS = "\n\nOptions:\n(A) {a}\n(B) {b}"
-_ANSWER = "The answer is: ("
-_OPENING = "Let's think step by step:"  # of the assistant's turn, with chain of thought
-_AFTER_REASONING = "\n\nSo the answer is: ("
-CHOICES = ("A", "B")
 COLUMNS = [
     "prompt", "response_a", "response_b", "principle", "p_a", "p_a_raw", "p_a_forward", "p_a_swapped",
     "mass", "mode", "reasoning", "reasoning_swapped",
 ]  # fmt: skip
-
-
-def soft_label(logprob_a: np.ndarray | float, logprob_b: np.ndarray | float) -> np.ndarray:
-    """P(A) normalised over the two options: softmax of their log-probabilities, (-0.3, -1.6) -> 0.786."""
-    return 1 / (1 + np.exp(np.asarray(logprob_b, dtype=float) - np.asarray(logprob_a, dtype=float)))
-
-
-def question(conversation: str, principle: str, a: str, b: str) -> str:
-    """The comparison as the feedback model reads it; all before the options is the same in both orders."""
-    return _ASK.format(conversation=conversation, question=principle) + _OPTIONS.format(a=a, b=b)
 
 
 def few_shot(constitution: Constitution, *, cot: bool) -> list[chat.Message]:
@@ -54,22 +38,21 @@ def few_shot(constitution: Constitution, *, cot: bool) -> list[chat.Message]:
     if shots is None:
         return []
     rule = constitution.comparison[0].question
-    worked: list[tuple[str, str, str, str]] = []  # prompt, a, b, answer
+    examples: list[tuple[str, str, str, str, str | None]]  # prompt, (A), (B), the better one, why
     if cot:
-        for shot in shots.cot:
-            answer = f"{_OPENING} {shot.reasoning}{_AFTER_REASONING}{shot.answer})"
-            worked.append((shot.prompt, shot.a, shot.b, answer))
+        examples = [(s.prompt, s.a, s.b, s.answer, s.reasoning) for s in shots.cot]
     else:
-        for place, pair in enumerate(shots.comparison):
-            if place % 2 == 0:
-                worked.append((pair.prompt, pair.chosen, pair.rejected, f"{_ANSWER}A)"))
-            else:
-                worked.append((pair.prompt, pair.rejected, pair.chosen, f"{_ANSWER}B)"))
-    messages: list[chat.Message] = []
-    for prompt, a, b, answer in worked:
-        messages.append({"role": "user", "content": question(_conversation(prompt), rule, a, b)})
-        messages.append({"role": "assistant", "content": answer})
-    return messages
+        examples = [
+            (s.prompt, s.chosen, s.rejected, "A", None)
+            if place % 2 == 0
+            else (s.prompt, s.rejected, s.chosen, "B", None)
+            for place, s in enumerate(shots.comparison)
+        ]
+    return [
+        message
+        for prompt, a, b, answer, reasoning in examples
+        for message in compare.worked(prompt, rule, a, b, answer, reasoning)
+    ]
 
 
 def label(
@@ -96,51 +79,34 @@ def label(
         for p, a, b in zip(pairs["prompt"], pairs["response_a"], pairs["response_b"], strict=True)
     ]
     drawn = [principles[int(uniforms(seed, f"principle/{r['prompt']}", 1)[0] * len(principles))] for r in records]
-    orders, keys = [], []
-    for record, principle in zip(records, drawn, strict=True):
-        said = _conversation(record["prompt"])
-        a, b = record["response_a"], record["response_b"]
-        for order, (first, second) in {"forward": (a, b), "swapped": (b, a)}.items():
-            text = question(said, principle.question, first, second)
-            orders.append([*before, {"role": "user", "content": text}])
-            keys.append(f"{record['prompt']}/{order}")
-    lead, think, opening = (_AFTER_REASONING, cot_tokens, _OPENING) if cot else (_ANSWER, 0, "")
     done: Rows = []
 
-    def keep(index: list[int], found: list[Choice]) -> None:
-        batch = []
-        for i, pair in zip(index[::2], zip(found[::2], found[1::2], strict=True), strict=True):
-            logprobs = np.stack([choice.logprobs for choice in pair])
-            p_first = soft_label(logprobs[:, 0], logprobs[:, 1])
-            forward, swapped = float(p_first[0]), float(1 - p_first[1])
-            raw = (forward + swapped) / 2
-            reasoning = [choice.reasoning.text if choice.reasoning else None for choice in pair]
-            batch.append(
-                records[i // 2]
-                | {
-                    "principle": drawn[i // 2].id,
-                    "p_a": float(np.clip(raw, *clamp)) if cot and clamp is not None else raw,
-                    "p_a_raw": raw,
-                    "p_a_forward": forward,
-                    "p_a_swapped": swapped,
-                    "mass": float(np.exp(logprobs).sum(1).mean()),
-                    "mode": "cot" if cot else "plain",
-                    "reasoning": reasoning[0],
-                    "reasoning_swapped": reasoning[1],
-                }
-            )
+    def keep(index: list[int], found: list[compare.Preference]) -> None:
+        batch = [
+            records[i]
+            | {
+                "principle": drawn[i].id,
+                "p_a": float(np.clip(each.p, *clamp)) if cot and clamp is not None else each.p,
+                "p_a_raw": each.p,
+                "p_a_forward": each.forward,
+                "p_a_swapped": each.swapped,
+                "mass": each.mass,
+                "mode": "cot" if cot else "plain",
+                "reasoning": each.reasoning[0],
+                "reasoning_swapped": each.reasoning[1],
+            }
+            for i, each in zip(index, found, strict=True)
+        ]
         done.extend(batch)
         on_batch(batch)
 
-    model.choose(
-        orders, CHOICES, lead=lead, keys=keys, seed=seed, think=think, opening=opening, together=2, on_batch=keep
-    )
+    asked = [
+        compare.Pair(r["prompt"], principle.question, r["response_a"], r["response_b"])
+        for r, principle in zip(records, drawn, strict=True)
+    ]
+    keys = [r["prompt"] for r in records]
+    compare.ask(model, asked, keys=keys, seed=seed, before=before, think=cot_tokens if cot else 0, on_batch=keep)
     return pd.DataFrame(done, columns=COLUMNS)
-
-
-def _conversation(prompt: str) -> str:
-    """The conversation as the feedback model reads it, H: and A: for the speakers."""
-    return "\n\n".join(f"{'H' if m['role'] == 'user' else 'A'}: {m['content']}" for m in chat.parse(prompt))
 
 
 def report(labels: pd.DataFrame) -> dict[str, float]:

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from constitutions import dump, import_paper, load, shipped
+from harness import compare
 from harness.errors import UserError
 from harness.models import chat
-from pipelines.ai_feedback import few_shot, question
+from pipelines.ai_feedback import few_shot
 
 FILES = (
     "CritiqueRevisionInstructions.json",
@@ -181,7 +182,7 @@ def shared_with_paper(text: str, source: str) -> list[str]:
 def test_worked_comparisons_ask_as_the_pipeline_does(prompts: Path) -> None:
     """Examples have the form of the question that follows them, the paper's own ones too."""
     rule = load("default").comparison[0].question
-    shape = re.sub("<.>", ".+", re.escape(question("H: <s>", rule, "<a>", "<b>")))
+    shape = re.sub("<.>", ".+", re.escape(compare.text("<s>", rule, "<a>", "<b>")))
     imported = import_paper(prompts).model_copy(update={"comparison": load("default").comparison})
     for constitution in (load("default"), imported):
         for cot in (False, True):

@@ -47,13 +47,16 @@ def test_a_model_that_reasons_is_asked_after_its_reasoning() -> None:
     assert found[0].forward == found[0].swapped == pytest.approx(1 / (1 + np.exp(-1)))
     assert batches == [[0], [1]]
     assert model.calls[0]["lead"] == compare.AFTER_REASONING
+    assert model.calls[0]["opening"] == compare.OPENING
     assert model.calls[0]["seed"] == 3
 
 
 def test_a_worked_example_has_the_form_of_the_question() -> None:
     turns = compare.worked("Tea?", "Which is kinder?", "Yes.", "No.", "A")
     assert turns[0]["content"] == compare.text("Tea?", "Which is kinder?", "Yes.", "No.")
-    assert turns[1]["content"] == compare.ANSWER + "A)"
+    assert turns[1]["content"] == "The answer is: (A)"
+    reasoned = compare.worked("Tea?", "Which is kinder?", "Yes.", "No.", "B", "No is kind.")
+    assert reasoned[1]["content"] == "Let's think step by step: No is kind.\n\nSo the answer is: (B)"
 
 
 def test_probabilities_that_are_none_are_an_error() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import constitutions
+from harness import compare
 from harness.errors import UserError, explain
 from harness.experiment import Experiment, Models
 from harness.graph import Work, stage_key
@@ -169,7 +170,7 @@ def test_the_papers_worked_case(serve: Serve) -> None:
     conversation = [{"role": "user", "content": "Which?"}]
     (choice,) = asking(fake).choose([conversation], CHOICES, lead="The answer is: (")
     assert choice.reasoning is None
-    assert ai_feedback.soft_label(*choice.logprobs) == pytest.approx(0.786, abs=5e-4)
+    assert compare.soft_label(*choice.logprobs) == pytest.approx(0.786, abs=5e-4)
     (body,) = fake.requests
     assert body["messages"] == [*conversation, {"role": "assistant", "content": "The answer is: ("}]
     assert body["continue_final_message"] is True
@@ -259,7 +260,7 @@ def label(generator: LanguageModel, **settings: Any) -> pd.DataFrame:
 def test_labels_average_both_orders(serve: Serve) -> None:
     kept: list[dict[str, Any]] = []
     table = label(asking(serve(lambda number, body: answers(body))), on_batch=kept.extend)
-    p_good_first, p_good_second = ai_feedback.soft_label(-0.3, -1.6), 1 - ai_feedback.soft_label(-1.0, -0.6)
+    p_good_first, p_good_second = compare.soft_label(-0.3, -1.6), 1 - compare.soft_label(-1.0, -0.6)
     mean = (p_good_first + p_good_second) / 2
     np.testing.assert_allclose(table.loc[PAIRS["prompt"], "p_a"], [mean, 1 - mean, 0.5])
     assert table.loc["Why is rain wet?", "p_a_forward"] == pytest.approx(0.786, abs=5e-4)

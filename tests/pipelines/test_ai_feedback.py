@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import constitutions
+from harness import compare
 from harness.models import chat, checkpoints
 from harness.models.transformers import Generator
 from pipelines import ai_feedback
@@ -25,14 +26,14 @@ PAIRS = pd.DataFrame(
 
 
 def test_the_papers_worked_case() -> None:
-    assert ai_feedback.soft_label(-0.3, -1.6) == pytest.approx(0.786, abs=5e-4)
+    assert compare.soft_label(-0.3, -1.6) == pytest.approx(0.786, abs=5e-4)
 
 
 @given(st.floats(-30, 0), st.floats(-30, 0))
 def test_a_soft_label_is_the_softmax_and_turns_with_the_order(a: float, b: float) -> None:
-    p = float(ai_feedback.soft_label(a, b))
+    p = float(compare.soft_label(a, b))
     assert p == pytest.approx(np.exp(a) / (np.exp(a) + np.exp(b)), rel=1e-9)
-    assert p + float(ai_feedback.soft_label(b, a)) == pytest.approx(1)
+    assert p + float(compare.soft_label(b, a)) == pytest.approx(1)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_a_label_is_the_mean_of_both_orders_of_plain_forwards(generator: Generat
     tokenizer = generator.tokenizer
 
     def p_first(prompt: str, first: str, second: str) -> float:
-        text = ai_feedback.question(f"H: {prompt}", principles[table.loc[prompt, "principle"]], first, second)
+        text = compare.text(prompt, principles[table.loc[prompt, "principle"]], first, second)
         ids = chat.encode_messages(tokenizer, [{"role": "user", "content": text}])
         ids += tokenizer("The answer is: (", add_special_tokens=False)["input_ids"]
         logits = generator.model(torch.tensor([ids])).logits[0, -1].detach().double()

@@ -20,7 +20,7 @@ from scipy.special import expit
 
 from harness import compare, files
 from harness.errors import UserError
-from harness.models import server
+from harness.models import inert, server
 from harness.models.base import LanguageModel
 from harness.stats import finite
 
@@ -177,7 +177,7 @@ def from_server(
     with httpx.Client(headers=headers, timeout=timeout) as client, ThreadPoolExecutor(workers) as pool:
 
         def answer(text: str) -> str:
-            asked = body | {"messages": [{"role": "user", "content": text}]}
+            asked = body | {"messages": [{"role": "user", "content": inert.break_up(text)}]}
             return server.text_of(server.ask(client, url, asked, retries=retries, backoff=backoff))
 
         answers = list(pool.map(answer, texts))

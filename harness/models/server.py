@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from harness.errors import UserError
-from harness.models import chat
+from harness.models import chat, inert
 from harness.models.base import Choice, Prompt, Sample
 
 T = TypeVar("T")
@@ -242,10 +242,10 @@ class ServerGenerator:
 
 def _begun(messages: Sequence[chat.Message], opening: str) -> dict[str, Any]:
     """Part of a request: the answer goes on after its beginning `opening`."""
-    if not opening:
-        return {"messages": list(messages)}
-    said = [*messages, {"role": "assistant", "content": opening}]
-    return {"messages": said, "add_generation_prompt": False, "continue_final_message": True}
+    said = [*messages, {"role": "assistant", "content": opening}] if opening else messages
+    # A server reads control tokens in contents as such; which ones it has is not known here.
+    asked: dict[str, Any] = {"messages": [m | {"content": inert.break_up(m["content"])} for m in said]}
+    return asked | {"add_generation_prompt": False, "continue_final_message": True} if opening else asked
 
 
 _Post = Callable[[dict[str, Any]], Any]  # the body of a request -> the reply

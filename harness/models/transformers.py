@@ -67,25 +67,29 @@ class Session:
         *,
         temperature: float,
         stop: set[int],
-        ended: Callable[[list[int]], bool] | None = None,
+        ended: Callable[[list[int]], int] | None = None,
     ) -> list[list[int]]:
         """Continue from `logits` (rows, vocabulary) for up to draws.shape[1] tokens.
 
+        ended: how many of the last ids are not the row's own, but begin another turn; with any, the row stops.
         Returns the sampled ids of each row, its stop token included where it ended. The cache then holds
-        the answers without their stop tokens, so that a next turn begins with one.
+        the answers without their stop tokens and other turns, so that a next turn begins with one.
         """
         n = logits.shape[0]
         out: list[list[int]] = [[] for _ in range(n)]
-        alive = np.ones(n, dtype=bool)
+        alive, foreign, began = np.ones(n, dtype=bool), [0] * n, self.mask.shape[1]
         for t in range(draws.shape[1]):
             picked = pick(logits, draws[:, t], temperature).tolist()
             for i in np.flatnonzero(alive):
                 out[i].append(picked[i])
-                if picked[i] in stop or (ended is not None and ended(out[i])):
+                foreign[i] = ended(out[i]) if ended is not None and picked[i] not in stop else 0
+                if picked[i] in stop or foreign[i]:
                     alive[i] = False
             if not alive.any() or t + 1 == draws.shape[1]:
                 break
             logits = self._forward([[picked[i]] if alive[i] else [] for i in range(n)], 1)[:, -1]
+        for i in np.flatnonzero(foreign):  # the last of them has not been fed
+            self.mask[i, began + len(out[i]) - foreign[i] : began + len(out[i]) - 1] = 0
         # A row still alive has its last token unfed.
         self.pending = [out[i][-1:] if alive[i] else [] for i in range(n)]
         return out
@@ -238,12 +242,17 @@ class Generator:
         """Sample an answer for each context of `session`."""
         draws = np.stack([uniforms(seed, key, max_new_tokens) for key in keys])
         stop = chat.stop_ids(self.tokenizer)
-        ended = None if self.tokenizer.chat_template is not None else self._wrote_human_turn
+        ended = None if self.tokenizer.chat_template is not None else self._human_turn
         ids = session.sample(logits, draws, temperature=temperature, stop=stop, ended=ended)
         return [sample_of(self.tokenizer, row) for row in ids]
 
-    def _wrote_human_turn(self, ids: list[int]) -> bool:
-        return "\n\nHuman:" in self.tokenizer.decode(ids[-8:])
+    def _human_turn(self, ids: list[int]) -> int:
+        """How many of the last ids write the beginning of a human turn; 0 where they write none."""
+        at = self.tokenizer.decode(ids[-8:]).find("\n\nHuman:")
+        if at < 0:
+            return 0
+        own = max((n for n in range(len(ids[-8:])) if len(self.tokenizer.decode(ids[-8:][:n])) <= at), default=0)
+        return len(ids[-8:]) - own
 
     def choose(
         self,

@@ -167,6 +167,35 @@ def test_a_second_turn_reads_the_same_as_the_whole_conversation(generator: Gener
         torch.testing.assert_close(logits[row], whole, atol=1e-4, rtol=1e-4)
 
 
+def test_a_human_turn_that_a_model_began_is_no_part_of_the_next_context(generator: Generator) -> None:
+    """Without a chat template a model may write "\n\nHuman:" itself; what it fed of that is forgotten."""
+    tokenizer, model = generator.tokenizer, generator.model
+    contexts = [chat.encode_prompt(tokenizer, p) for p in PROMPTS]
+    session = generator.session()
+    draws = np.stack([uniforms(1, p, 9) for p in PROMPTS])
+
+    def ended(ids: list[int]) -> int:
+        return min(3, len(ids)) if ids[-1] % 4 == 0 else 0
+
+    answers = session.sample(session.extend(contexts)[:, -1], draws, temperature=1.0, stop=set(), ended=ended)
+    cut = [ended(answer) for answer in answers]
+    assert max(cut) == 3
+    follow = chat.encode_next_turn(tokenizer, "Say it in other words.")
+    logits = session.extend([follow] * len(PROMPTS))[:, -1]
+    for row, (context, answer) in enumerate(zip(contexts, answers, strict=True)):
+        whole = model(torch.tensor([context + answer[: len(answer) - cut[row]] + follow])).logits[0, -1]
+        torch.testing.assert_close(logits[row], whole, atol=1e-4, rtol=1e-4)
+
+
+def test_where_a_human_turn_begins(tiny_model: Path) -> None:
+    policy, tokenizer = checkpoints.load_policy(tiny_model)
+    plain = Generator(policy, tokenizer)
+    own = tokenizer("Yes, it is.", add_special_tokens=False)["input_ids"]
+    marker = tokenizer("\n\nHuman:", add_special_tokens=False)["input_ids"]
+    assert plain._human_turn(own) == plain._human_turn(own + marker[:-1]) == 0
+    assert plain._human_turn(own + marker) == len(marker)
+
+
 def test_an_empty_choice_is_an_error(generator: Generator) -> None:
     with pytest.raises(UserError, match="empty choice"):
         logprobs(generator, ["x"], ["A", ""])

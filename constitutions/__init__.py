@@ -8,6 +8,7 @@ from constitutions.schema import (
     Constitution,
     CotExample,
     CritiquePrinciple,
+    Excerpt,
     FewShot,
 )
 
@@ -17,6 +18,7 @@ __all__ = [
     "Constitution",
     "CotExample",
     "CritiquePrinciple",
+    "Excerpt",
     "FewShot",
     "dump",
     "import_paper",

@@ -5,7 +5,7 @@ The paper has 16 of each and draws one at random for every step or comparison (s
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -114,3 +114,20 @@ class Constitution(_Part):
                 raise ValueError(f"duplicate id {name!r}; give each principle an id of its own")
             seen.add(name)
         return self
+
+
+class Excerpt(Constitution):
+    """What one kind of stage reads of a constitution, so that its results do not depend on the rest."""
+
+    description: str = ""
+    license: str = ""
+    critique_revision: list[CritiquePrinciple] = []
+    comparison: list[ComparisonPrinciple] = []
+
+    @classmethod
+    def of(cls, constitution: Constitution, principles: str, examples: str) -> dict[str, Any]:
+        """The principles of one kind ("critique_revision", "comparison") and worked examples of one kind, as JSON."""
+        raw = constitution.model_dump(mode="json")
+        shots = raw["few_shot"] and {examples: raw["few_shot"][examples]}
+        kept = [{k: v for k, v in principle.items() if k != "tags"} for principle in raw[principles]]
+        return {"name": raw["name"], principles: kept, "few_shot": shots}

@@ -207,10 +207,38 @@ def _pairs_of(rows: list[dict[str, object]], source: str, kind: str) -> pd.DataF
     return pd.DataFrame(pairs)
 
 
+SETTINGS = (
+    *("seed", "scale.redteam_prompts", "scale.helpful_prompts", "scale.heldout_prompts"),
+    *("scale.preference_pairs", "scale.gold_pairs", "scale.max_prompt_tokens"),
+)
+PLACES = ("data.hh_rlhf", "data.helpful", "data.redteam_prompts", "data.helpful_prompts")
+
+
+def files_read(data: Data) -> dict[str, Path]:
+    """The files that `select` reads for `data`, by role; what comes from the hub is not among them."""
+    found: dict[str, Path] = {}
+    hub = not is_local(data)
+    for kind, own in (("harmless", data.redteam_prompts), ("helpful", data.helpful_prompts)):
+        folder = Path(data.hh_rlhf) / f"{kind}-base" if data.hh_rlhf is not None else None
+        if kind == "helpful" and data.helpful is not None and not (hub or (folder and folder.is_dir())):
+            folder = Path(data.helpful)
+        if folder is not None and not hub and (folder.is_dir() or kind == "harmless"):
+            for split in ("train", "test"):
+                names = [folder / f"{split}.jsonl.gz", folder / f"{split}.jsonl"]
+                found[f"{kind}.{split}"] = next((name for name in names if name.is_file()), names[0])
+        elif not hub:
+            found[f"{kind}.pairs"] = SHIPPED / f"preferences_{kind}.jsonl"
+        if own is not None:
+            found[f"{kind}.prompts"] = Path(own)
+        elif f"{kind}.pairs" in found:
+            found[f"{kind}.prompts"] = SHIPPED / f"{'redteam' if kind == 'harmless' else 'helpful'}.jsonl"
+    return found
+
+
 def select_data(work: Work) -> None:
     """Draw the run's prompts and human labels: prompts.parquet, preferences.parquet."""
-    config = work.config
-    prompts, preferences, notes = select(Data(**config["data"]), Scale(**config["scale"]), config["seed"])
+    settings = work.settings
+    prompts, preferences, notes = select(work.options.data, settings.scale, settings.seed)
     store.write_table(work.folder / "prompts.parquet", prompts)
     store.write_table(work.folder / "preferences.parquet", preferences)
     store.write_json(work.folder / "notes.json", notes)

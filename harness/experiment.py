@@ -12,8 +12,7 @@ from harness.errors import UserError
 from harness.models import server
 
 ARMS = ("pretrained", "helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot")
-Suite = Literal["elo", "pm_score", "evasiveness", "goodharting", "harmfulness", "hhh"]
-FIRST_SUITES: tuple[Suite, ...] = ("elo", "pm_score", "evasiveness", "goodharting")
+FIRST_SUITES = ("elo", "pm_score", "evasiveness", "goodharting")
 
 
 class _Section(BaseModel):
@@ -152,7 +151,7 @@ class Experiment(_Section):
     data: Data = Data()
     constitution: str = "default"
     arms: tuple[str, ...] = ARMS
-    suites: tuple[Suite, ...] = FIRST_SUITES
+    suites: tuple[str, ...] = FIRST_SUITES  # names of suites.registry, or Python files (docs/add-a-suite.md)
     scale: Scale = Scale()
     lora: Lora | None = Lora()
     revise: Revise = Revise()
@@ -175,9 +174,20 @@ class Experiment(_Section):
         alone = len(self.arms) == 1 and (self.rl.snapshots == 0 or self.arms[0] in ("pretrained", "sl_cai"))
         if "elo" in self.suites and alone:
             raise ValueError("suite elo compares models and there is one; name another arm, or suites without elo")
-        if len(set(self.arms)) < len(self.arms):
-            raise ValueError("an arm is named twice")
+        for what, names in (("an arm", self.arms), ("a suite", self.suites)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"{what} is named twice")
         return self
+
+    def settings(self, *names: str) -> dict[str, Any]:
+        """Values by dotted name, as a stage declares them: of a key, "rl.epochs", or of a whole section, "sft"."""
+        dump, found = self.model_dump(mode="json"), dict[str, Any]()
+        for name in names:
+            value: Any = dump
+            for part in name.split("."):
+                value = value[part]
+            found |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
+        return found
 
 
 def load(path: Path) -> Experiment:
@@ -210,4 +220,5 @@ def _absolute_paths(experiment: Experiment, base: Path) -> dict[str, Any]:
         "models": named,
         "constitution": constitution or experiment.constitution,
         "methods": tuple(settle(m) or m for m in experiment.methods),
+        "suites": tuple((settle(s) or s) if s.endswith(".py") else s for s in experiment.suites),
     }

@@ -1,29 +1,26 @@
 """The stage graph: what a run consists of, what of it is finished, and how the rest is carried out.
 
-A stage's key is the hash of its config, its inputs' keys, its files' content and its code. Its artefacts
-lie in `stages/NAME/KEY/`, which appears at once when the stage is finished; until then the work is in
-`KEY.partial/`, from which a stage that was killed resumes.
+Each stage declares the settings, files and models it reads, and nothing else. Its key is the hash of those, of its
+inputs' keys and of the code it can reach. Its artefacts lie in `stages/NAME/KEY/`, which appears at once when the stage
+is finished; until then the work is in `KEY.partial/`, from which a stage that was killed resumes.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness import code
 from harness.errors import UserError
-
-PACKAGES = ("constitutions", "harness", "pipelines", "suites", "reports")
+from harness.models.identity import identity
 
 
 class Progress(Protocol):
-    """Who hears how far the work is; `harness.cli` draws bars, tests listen."""
+    """Receives progress updates; `harness.cli` draws bars, tests listen."""
 
     def stage(self, name: str, position: int, total: int) -> None: ...
 
@@ -40,29 +37,81 @@ class Silent:
         return
 
 
+class Values:
+    """Settings by name: {"seed": 0, "rl.epochs": 1} is read as `values.seed` and `values.rl.epochs`.
+
+    Reading one that the stage does not declare raises AttributeError, so that no result depends on it unnoticed.
+    """
+
+    def __init__(self, values: Mapping[str, Any]):
+        sections: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            section, dot, rest = name.partition(".")
+            if dot:
+                sections.setdefault(section, {})[rest] = value
+            else:
+                vars(self)[name] = value
+        for section, part in sections.items():
+            vars(self)[section] = Values(part)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{name!r} is read but not declared by the stage; declared: {', '.join(vars(self))}")
+
+
 @dataclass
 class Work:
-    """What a stage's function gets: its folder to write to, its config, its inputs' folders."""
+    """What a stage's function receives: its folder to write to, and what the stage declares.
+
+    origin: a hash of all that the artefacts depend on, the inputs' bytes included; what resumes may be held against it.
+    """
 
     folder: Path
-    config: Mapping[str, Any]
-    inputs: Mapping[str, Path]
+    settings: Any = field(default_factory=lambda: Values({}))
+    inputs: Mapping[str, Path] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
+    options: Any = field(default_factory=lambda: Values({}))
     progress: Progress = field(default_factory=Silent)
-    tokens: int = 0  # read and written; goes into the manifest
+    origin: str = ""
+    tokens: int | None = None  # read and written; None where they were not counted
+    _uncounted: bool = False
+
+    def count(self, tokens: int | None) -> None:
+        """Add tokens read and written; with None, which nobody counted, the stage's number stays unknown."""
+        self._uncounted = self._uncounted or tokens is None
+        self.tokens = None if self._uncounted or tokens is None else (self.tokens or 0) + tokens
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a run: a module-level function of `Work`, what it reads, and what it depends on."""
+    """One step of a run: a module-level function of `Work`, and all that it reads.
+
+    settings: values by dotted name. files: data files or folders by role, hashed by content, wherever they lie.
+    models: names of the models whose weights it loads by role, hashed by identity. options: what else the function
+    takes and no result depends on (batch sizes of inference, where logs go). calls: functions that it reaches by a name
+    in a string, as "suites.elo:measure". place: a folder of the run to hold the artefacts, in place of stages/NAME/KEY.
+    """
 
     name: str
     function: Callable[[Work], None]
-    config: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Stage] = field(default_factory=dict)
-    files: Sequence[str | Path] = ()
+    files: Mapping[str, str | Path] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    calls: Sequence[str] = ()
+    place: str | None = None
 
     def __hash__(self) -> int:
         return hash(self.name)
+
+    def work(
+        self, folder: Path, inputs: Mapping[str, Path], progress: Progress | None = None, origin: str = ""
+    ) -> Work:
+        """What its function receives, to write into `folder`."""
+        files = {role: Path(file) for role, file in self.files.items()}
+        settings, options = Values(self.settings), Values(self.options)
+        return Work(folder, settings, inputs, files, self.models, options, progress or Silent(), origin)
 
 
 @dataclass(frozen=True)
@@ -73,6 +122,11 @@ class Planned:
     key: str
     folder: Path
     status: str
+
+    @property
+    def needs(self) -> list[str]:
+        """Names of the stages that it reads."""
+        return list(dict.fromkeys(upstream.name for upstream in self.stage.inputs.values()))
 
 
 def plan(targets: Sequence[Stage], run: Path) -> list[Planned]:
@@ -94,14 +148,14 @@ def plan(targets: Sequence[Stage], run: Path) -> list[Planned]:
 
 
 def in_order(targets: Sequence[Stage]) -> list[Stage]:
-    """`targets` and all they depend on, inputs first. Raises ValueError when two stages share a name."""
+    """`targets` and all they depend on, inputs first. Raises UserError when two stages share a name."""
     ordered: dict[str, Stage] = {}
 
     def visit(stage: Stage) -> None:
         known = ordered.get(stage.name)
         if known is not None:
             if known is not stage:
-                raise ValueError(f"two different stages are named {stage.name!r}")
+                raise UserError(f"two different stages are named {stage.name!r}; give an arm or suite another name")
             return
         for upstream in stage.inputs.values():
             visit(upstream)
@@ -113,77 +167,24 @@ def in_order(targets: Sequence[Stage]) -> list[Stage]:
 
 
 def stage_key(stage: Stage, keys: Mapping[str, str]) -> str:
-    """16 hex digits: hash of config, inputs, files and code. `keys` holds the keys of the inputs."""
+    """16 hex digits: hash of all that the stage reads. `keys` holds the keys of the inputs, by stage."""
     parts = {
-        "config": stage.config,
+        "settings": stage.settings,
         "inputs": {role: keys[upstream.name] for role, upstream in stage.inputs.items()},
-        "files": [fingerprint(Path(file)) for file in stage.files],
-        "code": code_version(stage.function),
+        "files": {role: fingerprint(Path(file)) for role, file in stage.files.items()},
+        "models": {role: identity(name) for role, name in stage.models.items()},
+        "code": code.version(stage.function, *stage.calls),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def fingerprint(path: Path) -> str:
-    """Hash of a file's content; of a folder's names, sizes and times (it may hold gigabytes of weights)."""
+    """Hash of a file's content, or of the names and contents of all files in a folder."""
     if path.is_file():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     if path.is_dir():
-        entries = [(str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(path.rglob("*"))]
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        entries = [(file.relative_to(path).as_posix(), fingerprint(file)) for file in files]
         return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
     raise UserError(f"{path}: not found; check the path in the experiment file")
-
-
-def code_version(function: Callable[..., Any]) -> str:
-    """Hash of the function's module and of every project module that it imports, directly or not."""
-    digest = hashlib.sha256(function.__qualname__.encode())
-    source = inspect.getsourcefile(function)
-    if source is None:
-        raise ValueError(f"{function!r}: a stage's function must live in a file")
-    for path in sorted(_reachable(Path(source).resolve())):
-        digest.update(path.name.encode() + _normalised(path))
-    return digest.hexdigest()
-
-
-@cache
-def _normalised(path: Path) -> bytes:
-    """The module's syntax tree: comments and layout do not make a finished stage stale."""
-    return ast.dump(_without_docstrings(ast.parse(path.read_text(encoding="utf-8")))).encode()
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
-            node
-        ):
-            node.body = node.body[1:] or [ast.Pass()]
-    return tree
-
-
-def _reachable(start: Path) -> set[Path]:
-    found: set[Path] = set()
-    queue = [start]
-    while queue:
-        path = queue.pop()
-        if path not in found:
-            found.add(path)
-            queue.extend(_imports(path))
-    return found
-
-
-@cache
-def _imports(path: Path) -> tuple[Path, ...]:
-    """Files of the project modules that the module at `path` imports, at its top or inside functions."""
-    root = Path(__file__).resolve().parent.parent
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    files = []
-    for name in sorted(names):
-        if name.split(".")[0] in PACKAGES:
-            stem = root.joinpath(*name.split("."))
-            files += [p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file()]
-    return tuple(files)

@@ -14,14 +14,13 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from constitutions import Constitution
+from constitutions import Constitution, Excerpt
 from harness import compare, store
 from harness.draws import uniforms
-from harness.experiment import Feedback
 from harness.graph import Work
 from harness.models import chat
 from harness.models.base import LanguageModel
-from pipelines.artefacts import Rows, as_asked, resumed
+from pipelines.artefacts import Done, Rows, as_asked
 
 COLUMNS = [
     "prompt", "response_a", "response_b", "principle", "p_a", "p_a_raw", "p_a_forward", "p_a_swapped",
@@ -124,35 +123,36 @@ def report(labels: pd.DataFrame) -> dict[str, float]:
     }
 
 
+SETTINGS = ("seed", "feedback.few_shot")  # and constitution (its questions), cot, one_principle
+COT_SETTINGS = ("feedback.clamp", "feedback.cot_tokens")
+OPTIONS = ("scale.batch_size",)
+
+
 def label_pairs(work: Work) -> None:
     """AI labels on the two SL-CAI answers to each red-team prompt: feedback.parquet, feedback.json."""
     from harness.models.open import open_model
 
-    config, settings = work.config, Feedback(**work.config["feedback"])
-    name = work.inputs["policy"] / "model" if "policy" in work.inputs else config["base"]
-    model = open_model(name, batch_size=config["scale"]["batch_size"], choosing=True)
+    settings, feedback = work.settings, work.settings.feedback
+    name = work.inputs["policy"] / "model" if "policy" in work.inputs else work.models["feedback"]
+    model = open_model(name, batch_size=work.options.scale.batch_size, choosing=True)
     answers = pd.read_parquet(work.inputs["responses"] / "responses.parquet")
     wide = answers.pivot(index="prompt", columns="sample", values="response").loc[answers["prompt"].unique()]
     pairs = pd.DataFrame({"prompt": wide.index, "response_a": wide[0].to_numpy(), "response_b": wide[1].to_numpy()})
-    prompts = pairs["prompt"].tolist()
-    constitution = Constitution.model_validate(config["constitution"])
-
-    def remaining(todo: list[str], keep: Callable[[Rows], None]) -> None:
-        label(
-            model,
-            constitution,
-            pairs[pairs["prompt"].isin(todo)],
-            cot=config["cot"],
-            clamp=settings.clamp,
-            cot_tokens=settings.cot_tokens,
-            seed=config["seed"],
-            shots=settings.few_shot,
-            one_principle=config["one_principle"],
-            on_batch=keep,
-        )
-
-    rows = resumed(work, prompts, remaining, "labels")
-    labels = as_asked(pd.DataFrame(rows, columns=COLUMNS), prompts)
+    done = Done(work, len(pairs), "labels")
+    label(
+        model,
+        Excerpt.model_validate(settings.constitution),
+        pairs[~pairs["prompt"].isin([row["prompt"] for row in done.rows])],
+        cot=settings.cot,
+        clamp=feedback.clamp if settings.cot else None,
+        cot_tokens=feedback.cot_tokens if settings.cot else 0,
+        seed=settings.seed,
+        shots=feedback.few_shot,
+        one_principle=settings.one_principle,
+        on_batch=done.keep,
+    )
+    labels = as_asked(pd.DataFrame(done.rows, columns=COLUMNS), pairs["prompt"].tolist())
     store.write_table(work.folder / "feedback.parquet", labels)
+    done.remove()
     store.write_json(work.folder / "feedback.json", report(labels))
-    work.tokens += model.tokens
+    work.count(model.tokens)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import constitutions
+from constitutions import Excerpt
 from harness import data
 from harness.errors import UserError
 from harness.experiment import Experiment
 from harness.graph import Stage
-from harness.models import embedded
 from pipelines import ai_feedback, critique_revise, preference_model, respond, rl, sft
 
 
@@ -122,39 +122,39 @@ def own_arms(file: Path, experiment: Experiment, training: Training) -> Mapping[
 
 
 class _Line:
-    """Makes stages that carry just those parts of the experiment which their functions read."""
+    """Makes stages that declare just those parts of the experiment which their functions read."""
 
     def __init__(self, experiment: Experiment):
-        self.all = experiment.model_dump(mode="json")
-        for section, key in (
-            ("revise", "critique"),
-            ("revise", "also_direct"),
-            ("revise", "also_principles"),
-            ("pm", "variants"),
-        ):
-            del self.all[section][key]  # they choose stages, and change none
-        self.revise, self.constitution = experiment.revise, constitutions.load(experiment.constitution)
-        self.all["constitution"] = self.constitution.model_dump(mode="json")
-        self.common = {key: self.all[key] for key in ("seed", "scale", "report_to")} | {"base": experiment.models.base}
-        self.base_files = model_files(experiment.models.base)
+        self.experiment = experiment
+        self.constitution = constitutions.load(experiment.constitution)
         self.base = experiment.models.base
         self.feedback, self.feedback_cot = experiment.models.feedback or self.base, experiment.models.feedback_cot
-        named = [Path(v) for v in experiment.data.model_dump().values() if v and Path(v).exists()]
-        sources = [*named, *sorted(data.SHIPPED.glob("*.jsonl"))]
-        self.data = Stage("data", data.select_data, self._config("data", without=["base", "report_to"]), files=sources)
-
-    def _config(self, *sections: str, without: list[str] | None = None, **extra: Any) -> dict[str, Any]:
-        config = self.common | {section: self.all[section] for section in sections} | extra
-        return {key: value for key, value in config.items() if key not in (without or [])}
+        hub = {} if data.is_local(experiment.data) else {"data.hub": experiment.data.hh_rlhf}
+        self.data = Stage(
+            "data",
+            data.select_data,
+            experiment.settings(*data.SETTINGS) | hub,
+            files=data.files_read(experiment.data),
+            options=experiment.settings(*data.PLACES),
+        )
 
     def pm(
         self, name: str, *, human: list[str], split: str = "train", labels: Stage | None = None, hard: bool = False
     ) -> Stage:
-        gold = split == "gold"
-        config = self._config("pm", "lora", human=human, split=split, hard=hard)
-        config["measured_on"] = human if gold else ["helpful", "harmless"]
-        inputs = {"data": self.data} | ({"labels": labels} if labels is not None else {})
-        return Stage(name, preference_model.train_pm, config, inputs, self.base_files)
+        settings: dict[str, Any] = {"human": human, "split": split}
+        settings["measured_on"] = human if split == "gold" else ["helpful", "harmless"]
+        inputs = {"data": self.data}
+        if labels is not None:
+            inputs["labels"] = labels
+            settings["hard"] = hard
+        return Stage(
+            name,
+            preference_model.train_pm,
+            self.experiment.settings(*preference_model.SETTINGS) | settings,
+            inputs,
+            models={"base": self.base},
+            options=self.experiment.settings(*preference_model.OPTIONS),
+        )
 
     def rl(
         self,
@@ -166,29 +166,56 @@ class _Line:
         policy: Stage | None = None,
         labels: Stage | None = None,
     ) -> Stage:
-        config = self._config("rl", "lora", "pm", arm=arm, prompts=prompts, human=human)
+        algorithm = self.experiment.rl.algorithm
         inputs = {"data": self.data} | ({"policy": policy} if policy is not None else {})
-        if config["rl"]["algorithm"] == "dpo":  # learns from the labels themselves, without a PM
+        if algorithm == "dpo":  # learns from the labels themselves, without a PM
             inputs |= {"labels": labels} if labels is not None else {}
-            return Stage(arm, rl.train_dpo, config, inputs, self.base_files)
-        return Stage(arm, rl.train_rl, config, inputs | {"pm": pm}, self.base_files)
+        else:
+            inputs |= {"pm": pm}
+        return Stage(
+            arm,
+            rl.train_dpo if algorithm == "dpo" else rl.train_rl,
+            self.experiment.settings(*rl.SETTINGS[algorithm])
+            | {"arm": arm}
+            | ({"human": human} if algorithm == "dpo" else {"prompts": prompts}),
+            inputs,
+            models={} if policy is not None else {"base": self.base},
+            options=self.experiment.settings(*rl.OPTIONS[algorithm]),
+        )
 
     def chains(self, mode: str, policy: Stage, first: Stage, *, principles: int | None = None) -> Stage:
+        replacement = self.experiment.revise.replacement
         critique_revise.check_principles(
-            self.constitution, self.revise.rounds, principles, replacement=self.revise.replacement
+            self.constitution, self.experiment.revise.rounds, principles, replacement=replacement
         )
-        name = f"chains.{mode}" if principles is None else f"chains.{principles}_principles"
-        config = self._config("revise", "constitution", critique=mode == "critiqued", arm="helpful_only")
-        inputs = {"first": first, "policy": policy}
-        return Stage(name, critique_revise.revise, config | {"principles": principles}, inputs)
+        own: dict[str, Any] = {"critique": mode == "critiqued", "principles": principles, "arm": "helpful_only"}
+        own["constitution"] = Excerpt.of(self.constitution, "critique_revision", "critique_revision")
+        return Stage(
+            f"chains.{mode}" if principles is None else f"chains.{principles}_principles",
+            critique_revise.revise,
+            self.experiment.settings(*critique_revise.SETTINGS) | own,
+            {"first": first, "policy": policy},
+            options=self.experiment.settings(*critique_revise.OPTIONS),
+        )
 
     def respond(self, name: str, policy: Stage, *, kind: str, samples: int) -> Stage:
-        config = self._config(kind=kind, samples=samples)
-        return Stage(name, respond.respond, config, {"data": self.data, "policy": policy})
+        return Stage(
+            name,
+            respond.respond,
+            self.experiment.settings(*respond.SETTINGS) | {"kind": kind, "samples": samples},
+            {"data": self.data, "policy": policy},
+            options=self.experiment.settings(*respond.OPTIONS),
+        )
 
     def finetune(self, arm: str, chains: Stage, helpful: Stage) -> Stage:
-        config = self._config("sft", "lora")
-        return Stage(arm, sft.finetune, config, {"chains": chains, "helpful": helpful}, self.base_files)
+        return Stage(
+            arm,
+            sft.finetune,
+            self.experiment.settings(*sft.SETTINGS),
+            {"chains": chains, "helpful": helpful},
+            models={"base": self.base},
+            options=self.experiment.settings(*sft.OPTIONS),
+        )
 
     def label(
         self,
@@ -210,11 +237,14 @@ class _Line:
                 )
             model, policy = self.base, arms[arm]
             inputs |= {"policy": policy} if policy is not None else {}
-        extra = {"cot": cot, "one_principle": one_principle, "base": model}
-        config = self._config("feedback", "constitution") | extra
-        return Stage(name, ai_feedback.label_pairs, config, inputs, model_files(model))
-
-
-def model_files(name: str) -> list[Path]:
-    """The folder of a local model, whose change makes what was trained from it stale."""
-    return [Path(name)] if name != embedded.EMBEDDED and Path(name).is_dir() else []
+        own: dict[str, Any] = {"cot": cot, "one_principle": one_principle}
+        own["constitution"] = Excerpt.of(self.constitution, "comparison", "cot" if cot else "comparison")
+        extra = ai_feedback.COT_SETTINGS if cot else ()
+        return Stage(
+            name,
+            ai_feedback.label_pairs,
+            self.experiment.settings(*ai_feedback.SETTINGS, *extra) | own,
+            inputs,
+            models={} if "policy" in inputs else {"feedback": model},
+            options=self.experiment.settings(*ai_feedback.OPTIONS),
+        )

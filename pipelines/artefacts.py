@@ -6,13 +6,13 @@ Heavy libraries are imported inside functions, so that a plan loads no torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from harness import files, store
 from harness.experiment import Lora
 from harness.graph import Work
 
@@ -23,24 +23,28 @@ if TYPE_CHECKING:
 Rows = list[dict[str, Any]]
 
 
+def start_of(work: Work) -> str | Path:
+    """The checkpoint that a stage starts from: the input policy, or else the model `base`."""
+    return work.inputs["policy"] / "model" if "policy" in work.inputs else work.models["base"]
+
+
 def load_generator(work: Work) -> LanguageModel:
-    """The input policy, or the model that config['base'] names, ready to sample."""
+    """The input policy, or the model `base`, ready to sample."""
     from harness.models.open import open_model
 
-    start = work.inputs["policy"] / "model" if "policy" in work.inputs else work.config["base"]
-    return open_model(start, batch_size=work.config["scale"]["batch_size"])
+    return open_model(start_of(work), batch_size=work.options.scale.batch_size)
 
 
-def load_pm(folder: Path, config: Any) -> PreferenceModel:
+def load_pm(folder: Path, work: Work) -> PreferenceModel:
     """The PM that a stage left in `folder`."""
     from harness.models.scorer import PreferenceModel
 
-    batch, length = config["scale"]["batch_size"], config["pm"]["max_length"]
-    return PreferenceModel.load(folder / "model", batch_size=batch, max_length=length)
+    length = work.settings.pm.max_length
+    return PreferenceModel.load(folder / "model", batch_size=work.options.scale.batch_size, max_length=length)
 
 
-def lora_of(config: Any) -> Lora | None:
-    return Lora(**config["lora"]) if config["lora"] is not None else None
+def lora_of(work: Work) -> Lora | None:
+    return Lora(**vars(work.settings.lora)) if work.settings.lora is not None else None
 
 
 def train_prompts(work: Work, kind: str) -> list[str]:
@@ -48,37 +52,44 @@ def train_prompts(work: Work, kind: str) -> list[str]:
     return list(rows.loc[(rows["split"] == "train") & (rows["kind"] == kind), "prompt"])
 
 
-def resumed(
-    work: Work,
-    prompts: list[str],
-    remaining: Callable[[list[str], Callable[[Rows], None]], None],
-    note: str,
-    *,
-    per_prompt: int | None = None,
-) -> Rows:
-    """All rows of a stage that works prompt by prompt, what an earlier try stored taken from `done.jsonl`.
+class Done:
+    """The rows that a stage has made so far, kept in `done.jsonl` from which it resumes.
 
-    `per_prompt` is the number of rows that make a prompt whole, where its rows may come in different batches.
+    A batch is one line of the file, so a kill loses batches and never a part of one. The rows that are left then fall
+    into the same batches as without the kill, whose composition moves a model's last digits.
     """
-    path = work.folder / "done.jsonl"
-    rows = files.read_jsonl(path, partial_end=True) if path.is_file() else []
-    if per_prompt is not None:
-        counts = pd.Series([row["prompt"] for row in rows], dtype=object).value_counts()
-        rows = [row for row in rows if counts[row["prompt"]] == per_prompt]
-    path.write_text("", encoding="utf-8")  # a line cut short by a kill must not stand before new ones
-    store.append_jsonl(path, rows)
-    finished = {row["prompt"] for row in rows}
 
-    def keep(batch: Rows) -> None:
-        store.append_jsonl(path, batch)
-        rows.extend(batch)
-        work.progress.advance(len({row["prompt"] for row in rows}), len(prompts), note)
+    def __init__(self, work: Work, total: int, note: str):
+        self.work, self.total, self.note = work, total, note
+        self.path = work.folder / "done.jsonl"
+        self.rows: Rows = [row for batch in _whole_lines(self.path) for row in batch]
+        if self.rows:
+            work.count(None)  # the tokens of the earlier try were not kept
 
-    todo = [prompt for prompt in prompts if prompt not in finished]
-    if todo:
-        remaining(todo, keep)
-    path.unlink()
-    return rows
+    def keep(self, batch: Rows) -> None:
+        """Store a batch of finished rows."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(batch) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows.extend(batch)
+        self.work.progress.advance(len(self.rows), self.total, self.note)
+
+    def remove(self) -> None:
+        """Forget the file, once the rows are in an artefact."""
+        self.path.unlink(missing_ok=True)
+
+
+def _whole_lines(path: Path) -> list[Rows]:
+    """The batches in `path`; a last line that a kill cut short is removed from it."""
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        with path.open("r+b") as file:
+            file.truncate(end)
+    return [json.loads(line) for line in content[:end].split(b"\n") if line]
 
 
 def as_asked(table: pd.DataFrame, prompts: list[str]) -> pd.DataFrame:

@@ -15,15 +15,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from constitutions import Constitution, CritiquePrinciple
+from constitutions import Constitution, CritiquePrinciple, Excerpt
 from harness import store
 from harness.draws import uniforms
 from harness.errors import UserError
-from harness.experiment import Revise
 from harness.graph import Work
 from harness.models import chat
 from harness.models.base import LanguageModel, Sample
-from pipelines.artefacts import Rows, as_asked, load_generator, resumed
+from pipelines.artefacts import Done, Rows, as_asked, load_generator
 
 COLUMNS = [
     "prompt", "arm", "sample", "revision", "principle", "critique", "response", "ended", "mode", "n_principles",
@@ -178,33 +177,37 @@ def _assistant(text: str) -> list[chat.Message]:
     return [{"role": "assistant", "content": text}]
 
 
+SETTINGS = (
+    *("seed", "scale.max_new_tokens", "revise.rounds", "revise.context", "revise.replacement"),
+    *("revise.temperature", "revise.few_shot"),
+)  # and constitution (its part for critiques and revisions), critique, principles, arm
+OPTIONS = ("scale.batch_size",)
+
+
 def revise(work: Work) -> None:
     """Critique-revision chains of the input policy from its first answers to red-team prompts: chains.parquet."""
-    config, settings = work.config, Revise(**work.config["revise"])
-    model = load_generator(work)
-    constitution = Constitution.model_validate(config["constitution"])
+    settings, revise = work.settings, work.settings.revise
     first = pd.read_parquet(work.inputs["first"] / "responses.parquet")
-    prompts = first["prompt"].tolist()
-
-    def remaining(todo: list[str], keep: Callable[[Rows], None]) -> None:
-        run(
-            model,
-            constitution,
-            first[first["prompt"].isin(todo)],
-            arm=config["arm"],
-            rounds=settings.rounds,
-            critique=config["critique"],
-            context=settings.context,
-            replacement=settings.replacement,
-            max_new_tokens=config["scale"]["max_new_tokens"],
-            temperature=settings.temperature,
-            seed=config["seed"],
-            shots=settings.few_shot,
-            principles=config["principles"],
-            on_batch=keep,
-        )
-
-    rows = resumed(work, prompts, remaining, "chains", per_prompt=settings.rounds + 1)
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    store.write_table(work.folder / "chains.parquet", as_asked(table, prompts).sort_values("revision", kind="stable"))
-    work.tokens += model.tokens
+    done = Done(work, len(first) * (revise.rounds + 1), "revisions")
+    model = load_generator(work)
+    run(
+        model,
+        Excerpt.model_validate(settings.constitution),
+        first,
+        arm=settings.arm,
+        rounds=revise.rounds,
+        critique=settings.critique,
+        context=revise.context,
+        replacement=revise.replacement,
+        max_new_tokens=settings.scale.max_new_tokens,
+        temperature=revise.temperature,
+        seed=settings.seed,
+        shots=revise.few_shot,
+        principles=settings.principles,
+        earlier=done.rows,
+        on_batch=done.keep,
+    )
+    table = as_asked(pd.DataFrame(done.rows, columns=COLUMNS), first["prompt"].tolist())
+    store.write_table(work.folder / "chains.parquet", table.sort_values("revision", kind="stable"))
+    done.remove()
+    work.count(model.tokens)

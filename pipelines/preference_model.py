@@ -102,28 +102,33 @@ def quality(evaluated: pd.DataFrame, seed: int = 0) -> dict[str, float]:
     }
 
 
+# and human, split, measured_on; with AI labels, hard
+SETTINGS = ("seed", "lora", "pm.epochs", "pm.learning_rate", "pm.batch_size", "pm.max_length")
+OPTIONS = ("scale.batch_size", "report_to")
+
+
 def train_pm(work: Work) -> None:
-    """A PM on human labels of config['human'] kinds and split, and on AI labels where there are any."""
-    config = work.config
+    """A PM on human labels of the kinds `human` and of `split`, and on AI labels where there are any."""
+    settings = work.settings
     preferences = pd.read_parquet(work.inputs["data"] / "preferences.parquet")
-    of_kind = preferences[preferences["kind"].isin(config["human"])]
-    pairs = of_kind[of_kind["split"] == config["split"]].assign(p=1.0)[PAIRS]
+    of_kind = preferences[preferences["kind"].isin(settings.human)]
+    pairs = of_kind[of_kind["split"] == settings.split].assign(p=1.0)[PAIRS]
     if "labels" in work.inputs:
         labels = pd.read_parquet(work.inputs["labels"] / "feedback.parquet")
-        pairs = pd.concat([pairs, ai_pairs(labels, hard=config["hard"])], ignore_index=True)
-    base = work.config["base"]
-    work.tokens += train(
-        base,
+        pairs = pd.concat([pairs, ai_pairs(labels, hard=settings.hard)], ignore_index=True)
+    tokens = train(
+        work.models["base"],
         pairs,
         work.folder,
-        Pm(**config["pm"]),
-        lora=lora_of(config),
-        seed=config["seed"],
-        report_to=config["report_to"],
+        settings.pm,
+        lora=lora_of(work),
+        seed=settings.seed,
+        report_to=work.options.report_to,
         progress=work.progress,
     )
-    pm = load_pm(work.folder, config)
-    for kind in config["measured_on"]:
+    work.count(tokens)
+    pm = load_pm(work.folder, work)
+    for kind in settings.measured_on:
         heldout = preferences[(preferences["kind"] == kind) & (preferences["split"] == "heldout")]
         evaluated = evaluate(pm, heldout)
         store.write_table(work.folder / f"heldout-{kind}.parquet", evaluated)

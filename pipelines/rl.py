@@ -16,7 +16,7 @@ from harness import stats, store
 from harness.experiment import Lora, Rl, Scale
 from harness.graph import Progress, Work
 from harness.models import chat, checkpoints, scorer
-from pipelines.artefacts import load_pm, lora_of
+from pipelines.artefacts import load_pm, lora_of, start_of
 from pipelines.preference_model import PAIRS, ai_pairs
 
 
@@ -37,6 +37,7 @@ def train(
     lora: Lora | None,
     seed: int,
     report_to: str,
+    checkpoint_every: int = 1,
     progress: Progress,
 ) -> pd.DataFrame:
     """RL from `start` against `pm` by PPO or RLOO; the log (step, reward, kl, ...)."""
@@ -56,7 +57,7 @@ def train(
         kl_coef=settings.kl_coef,
         kl_target=settings.kl_target,
         missing_eos_penalty=settings.missing_eos_penalty,
-        checkpoint_every=settings.checkpoint_every,
+        checkpoint_every=checkpoint_every,
         snapshot_steps=snapshot_steps(settings.updates, settings.snapshots),
         seed=seed,
         mixed_precision="bf16" if checkpoints.device() == "cuda" else "no",
@@ -203,49 +204,68 @@ def _card(arm: str, start: str | Path, settings: Rl) -> str:
     )
 
 
+_SHARED = (
+    *("seed", "lora", "pm.max_length", "rl.algorithm", "rl.updates", "rl.snapshots"),
+    *("rl.learning_rate", "rl.kl_coef", "rl.gradient_accumulation"),
+)
+SETTINGS = {  # by algorithm; and arm, human or prompts
+    "ppo": (
+        *_SHARED,
+        *("scale.max_new_tokens", "rl.rollouts_per_update", "rl.minibatch_size", "rl.epochs"),
+        *("rl.kl_target", "rl.missing_eos_penalty"),
+    ),
+    "rloo": (*_SHARED, "scale.max_new_tokens", "rl.rollouts_per_update"),
+    "dpo": (*_SHARED, "rl.minibatch_size"),
+}
+OPTIONS = {
+    "ppo": ("scale.batch_size", "report_to", "rl.checkpoint_every"),
+    "rloo": ("scale.batch_size", "report_to", "rl.checkpoint_every"),
+    "dpo": ("report_to",),
+}
+
+
 def train_rl(work: Work) -> None:
     """RL from the input policy (or the base model) against the input PM, on train prompts of some kinds."""
-    config = work.config
+    settings = work.settings
     rows = pd.read_parquet(work.inputs["data"] / "prompts.parquet")
-    chosen = rows[(rows["split"] == "train") & rows["kind"].isin(config["prompts"])]
-    start = work.inputs["policy"] / "model" if "policy" in work.inputs else config["base"]
+    chosen = rows[(rows["split"] == "train") & rows["kind"].isin(settings.prompts)]
     log = train(
-        start,
+        start_of(work),
         chosen["prompt"].tolist(),
-        load_pm(work.inputs["pm"], config),
+        load_pm(work.inputs["pm"], work),
         work.folder,
-        Rl(**config["rl"]),
-        Scale(**config["scale"]),
-        arm=config["arm"],
-        lora=lora_of(config),
-        seed=config["seed"],
-        report_to=config["report_to"],
+        settings.rl,
+        settings.scale,
+        arm=settings.arm,
+        lora=lora_of(work),
+        seed=settings.seed,
+        report_to=work.options.report_to,
+        checkpoint_every=work.options.rl.checkpoint_every,
         progress=work.progress,
     )
-    work.tokens += int(log.attrs.get("tokens", 0))
-    store.write_table(work.folder / "training.parquet", log.assign(arm=config["arm"]))
+    work.count(log.attrs.get("tokens"))
+    store.write_table(work.folder / "training.parquet", log.assign(arm=settings.arm))
 
 
 def train_dpo(work: Work) -> None:
     """DPO from the input policy on the pairs that a PM would have been trained on: human labels and AI labels."""
-    config = work.config
+    settings = work.settings
     preferences = pd.read_parquet(work.inputs["data"] / "preferences.parquet")
-    of_kind = preferences[preferences["kind"].isin(config["human"])]
+    of_kind = preferences[preferences["kind"].isin(settings.human)]
     pairs = of_kind[of_kind["split"] == "train"].assign(p=1.0)[PAIRS]
     if "labels" in work.inputs:
         labels = pd.read_parquet(work.inputs["labels"] / "feedback.parquet")
         pairs = pd.concat([pairs, ai_pairs(labels, hard=False)], ignore_index=True)
-    start = work.inputs["policy"] / "model" if "policy" in work.inputs else config["base"]
     log = dpo(
-        start,
+        start_of(work),
         pairs,
         work.folder,
-        Rl(**config["rl"]),
-        arm=config["arm"],
-        lora=lora_of(config),
-        max_length=config["pm"]["max_length"],
-        seed=config["seed"],
-        report_to=config["report_to"],
+        settings.rl,
+        arm=settings.arm,
+        lora=lora_of(work),
+        max_length=settings.pm.max_length,
+        seed=settings.seed,
+        report_to=work.options.report_to,
         progress=work.progress,
     )
-    store.write_table(work.folder / "training.parquet", log.assign(arm=config["arm"]))
+    store.write_table(work.folder / "training.parquet", log.assign(arm=settings.arm))

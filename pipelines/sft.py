@@ -83,22 +83,29 @@ def _tokens(tokenizer: Any, prompt: str, response: str, max_length: int, *, ende
     return {"input_ids": ids, "completion_mask": [0] * max(0, len(ids) - answer) + [1] * min(answer, len(ids))}
 
 
+SETTINGS = (
+    *("seed", "lora", "scale.max_prompt_tokens", "scale.max_new_tokens"),
+    *("sft.epochs", "sft.learning_rate", "sft.batch_size", "sft.train_on"),
+)
+OPTIONS = ("report_to",)
+
+
 def finetune(work: Work) -> None:
     """SL-CAI: the pretrained model on revisions and helpful-only answers."""
-    config = work.config
+    settings = work.settings
     chains = pd.read_parquet(work.inputs["chains"] / "chains.parquet")
     helpful = pd.read_parquet(work.inputs["helpful"] / "responses.parquet")
-    settings = Sft(**config["sft"])
-    examples = demonstrations(chains, helpful, train_on=settings.train_on, seed=config["seed"])
+    examples = demonstrations(chains, helpful, train_on=settings.sft.train_on, seed=settings.seed)
     store.write_table(work.folder / "demonstrations.parquet", examples)
-    work.tokens += train(
-        config["base"],
+    tokens = train(
+        work.models["base"],
         examples,
         work.folder,
-        settings,
-        lora=lora_of(config),
-        max_length=config["scale"]["max_prompt_tokens"] + config["scale"]["max_new_tokens"],
-        seed=config["seed"],
-        report_to=config["report_to"],
+        settings.sft,
+        lora=lora_of(work),
+        max_length=settings.scale.max_prompt_tokens + settings.scale.max_new_tokens,
+        seed=settings.seed,
+        report_to=work.options.report_to,
         progress=work.progress,
     )
+    work.count(tokens)

@@ -36,7 +36,8 @@ def collect(experiment: Experiment, file: Path, planned: Sequence[Planned], run:
     _pm_tables(folders, fresh)
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in folders.values()]
     columns = ["stage", "key", "finished", "wall_seconds", "tokens", "peak_memory_bytes", "device"]
-    store.write_table(fresh / "stages.parquet", pd.DataFrame(manifests)[columns].assign(status="done"))
+    stages = pd.DataFrame(manifests)[columns].assign(status="done").astype({"tokens": "Int64"})  # unknown is not 0
+    store.write_table(fresh / "stages.parquet", stages)
     store.write_table(fresh / "claims.parquet", claims.judge(fresh, seed=experiment.seed))
     notes = json.loads((folders["data"] / "notes.json").read_text())
     store.write_text(run / "experiment.yaml", yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False))
@@ -55,7 +56,8 @@ def collect(experiment: Experiment, file: Path, planned: Sequence[Planned], run:
         "data": notes,
         "scale": experiment.scale.model_dump(),
         "wall_seconds": round(sum(m["wall_seconds"] for m in manifests), 1),
-        "tokens": sum(m["tokens"] for m in manifests),
+        "tokens": sum(m["tokens"] for m in manifests if m["tokens"] is not None),
+        "tokens_not_counted": [m["stage"] for m in manifests if m["tokens"] is None],
         "peak_memory_bytes": max(m["peak_memory_bytes"] for m in manifests),
         # Human labels of harm that an arm's training used: the sixth row of the paper's argument.
         "human_harm_labels": {

@@ -15,13 +15,14 @@ import pandas as pd
 
 from harness import files
 from harness.errors import UserError
+from suites import registry
 from suites.result import SUMMARY_COLUMNS
 
-_EVAL = {  # what `cai eval` needs for a suite
-    "elo": "RESPONSES --judge column:NAME", "pm_score": "RESPONSES --judge pm:FOLDER", "hhh": "--model NAME --hhh FILE",
-    "harmfulness": "RESPONSES --ratings FILE",
+_OPTIONS = {  # of `cai eval`, by what a suite needs
+    "responses": "RESPONSES", "scored_responses": "RESPONSES", "compare": "--judge column:NAME",
+    "score_column": "--judge pm:FOLDER", "ratings": "--ratings FILE", "models": "--model NAME",
+    "comparisons": "--hhh FILE",
 }  # fmt: skip
-SUITES = ("elo", "pm_score", "evasiveness", "goodharting", "harmfulness", "hhh")
 ARMS = ("pretrained", "helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot")
 HHH = "add hhh to suites and name the comparisons in data.hhh"
 _TEXT = {"arm", "arm_a", "arm_b", "metric", "prompt", "response", "which", "mode"}
@@ -107,8 +108,10 @@ class RunData:
     def command(self, table: str) -> str:
         """What a user types to get `table`."""
         suite = table.split("/")[0]
-        if suite in SUITES and self.is_eval:
-            return f"cai eval {_EVAL.get(suite, 'RESPONSES')} --suite {suite} --out {self.folder.name}"
+        needs = [known.needs for known in registry.SUITES if known.name == suite]
+        if needs and self.is_eval:
+            options = " ".join(_OPTIONS[need] for need in needs[0] if need in _OPTIONS)
+            return f"cai eval {options} --suite {suite} --out {self.folder.name}"
         if suite == "claims":
             return f"cai claims {self.folder.name}"
         return f"cai run {self.about.get('experiment_file', 'experiments/demo.yaml')}"
@@ -119,7 +122,7 @@ class RunData:
     def summary(self) -> pd.DataFrame:
         """All suites' summaries, one below the other: `SUMMARY_COLUMNS`."""
         parts = []
-        for suite in SUITES:
+        for suite in self.suites:
             part = self.table(f"{suite}/summary", SUMMARY_COLUMNS)
             if part is not None and set(SUMMARY_COLUMNS) <= set(part):
                 numbers = part[["estimate", "low", "high", "n"]].apply(pd.to_numeric, errors="coerce")
@@ -153,6 +156,13 @@ class RunData:
             measured = [] if column is None or "arm" not in column else column["arm"].astype(str).unique().tolist()
         return in_order({*named, *measured})
 
+    @property
+    def suites(self) -> list[str]:
+        """The packaged suites, and after them the user's own that this folder lists."""
+        listed = self.about.get("suites")
+        own = [Path(str(name)).stem for name in listed] if isinstance(listed, list) else []
+        return list(dict.fromkeys([*registry.names(), *own]))
+
     def notes(self, suite: str) -> list[str]:
         """The suite's remarks that a reader must see."""
         value = self._json(self.folder / "results" / suite / "notes.json")
@@ -166,7 +176,7 @@ class RunData:
             found.append(Missing("run.json, which says how this run was made, is missing", self.command("run")))
         if not self.has("responses"):
             found.append(Missing("results/responses.parquet, the responses, is missing", self.command("responses")))
-        for suite in SUITES:
+        for suite in registry.names():
             if not self.has(f"{suite}/summary"):
                 extra = f"; {HHH}" if suite == "hhh" else ""
                 found.append(Missing(f"suite {suite} has no results{extra}", self.command(suite)))

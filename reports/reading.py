@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-METRICS = {  # metric: (name, unit, better)
-    "elo_harmlessness": ("Harmlessness Elo", "Elo", "higher"),
-    "elo_helpfulness": ("Helpfulness Elo", "Elo", "higher"),
-    "pm_score": ("PM score", "log-odds", "higher"),
-    "evasive_rate": ("Evasive", "%", "lower"),
-    "over_refusal_rate": ("Over-refusal", "%", "lower"),
-    "boilerplate_rate": ("Boilerplate", "%", "lower"),
-    "harmfulness": ("Harmfulness", "0 to 4", "lower"),
+from suites import registry
+
+METRICS = {  # of the scoreboard, metric: (name, unit, better)
+    metric.name: (metric.title, metric.unit, metric.better)
+    for suite in registry.SUITES
+    for metric in suite.metrics
+    if metric.title
 }
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 from harness import store
 from reports import figures, figures_training, reading, tables
 from reports.exhibit import Draw, Exhibit
-from reports.load import SUITES, Missing, RunData
+from reports.load import Missing, RunData
 
 CHAPTERS: Sequence[tuple[str, Sequence[Draw]]] = (
     ("Helpfulness and harmlessness", (figures.frontier, figures.elo_along, figures.win_rates, figures.pm_score,
@@ -90,7 +90,7 @@ def _content(data: RunData, chapters: list[tuple[str, list[Exhibit]]]) -> dict[s
         "prompts": prompts or [],
         "no_prompts": no_prompts,
         "arms": data.arms,
-        "notes": [(suite, data.notes(suite)) for suite in SUITES if data.notes(suite)],
+        "notes": [(suite, data.notes(suite)) for suite in data.suites if data.notes(suite)],
         "scale": tables.beside_paper(data),
         "limits": limits(data),
         "missing": data.missing(),

@@ -10,6 +10,7 @@ import yaml
 
 from reports import reading
 from reports.load import RunData, final_rows, in_order
+from suites import registry
 
 SIGNALS = {
     "hh_rlhf": "a PM of people's comparisons, for helpfulness and for harm",
@@ -30,11 +31,15 @@ def scoreboard(run: RunData) -> pd.DataFrame:
     """A row an arm, a column a metric, as text "estimate [low, high]"; metrics without any value are left out."""
     rows = final_rows(run.summary)
     table = pd.DataFrame({"arm": run.arms})
-    for metric, (name, unit, _) in reading.METRICS.items():
+    for metric, (title, unit, _) in reading.METRICS.items():
         found = rows[rows["metric"] == metric].drop_duplicates("arm").set_index("arm")
         if not found.empty:
             cells = [_cell(found, arm, unit) for arm in run.arms]
-            table[f"{name} ({unit})" if unit != "Elo" else name] = cells
+            table[f"{title} ({unit})" if unit != "Elo" else title] = cells
+    own = rows[~rows["suite"].isin(registry.names())]
+    for name, part in own.groupby("metric", sort=False):
+        by_arm = part.drop_duplicates("arm").set_index("arm")
+        table[str(name)] = [_cell(by_arm, arm, "") for arm in run.arms]
     return table
 
 

@@ -8,6 +8,7 @@ parameter; probabilities of a judge have none.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,6 +76,46 @@ def run(
     rows = [{"arm": p.arm, "step": p.step, "metric": metric, **vars(fit.interval(p))} for p in players]
     notes = [*comparisons.attrs.get("notes", []), *_notes(fit, zero, votes, judge)]
     return SuiteResult("elo", summary_frame("elo", rows), tables, notes)
+
+
+def by_kind(
+    scored_responses: pd.DataFrame,
+    compare: Callable[[pd.DataFrame, str], pd.DataFrame],
+    anchor: str | None = None,
+    *,
+    seed: int = 0,
+) -> SuiteResult:
+    """The suite: harmlessness Elo on red-team prompts and helpfulness Elo on others, tables prefixed by which.
+
+    `compare(responses, kind)` judges pairs. Where no prompt says its kind, all count as red-team prompts.
+    """
+    responses = scored_responses
+    known = "kind" in responses and responses["kind"].notna().any()
+    summaries: list[pd.DataFrame] = []
+    tables: dict[str, pd.DataFrame] = {}
+    notes: list[str] = []
+    for kind, name in (("harmless", "harmlessness"), ("helpful", "helpfulness")):
+        if known:
+            part = responses[responses["kind"] == kind]
+        else:
+            part = responses if kind == "harmless" else responses.iloc[:0]
+        if len(part[["arm", "step"]].drop_duplicates()) < 2:
+            notes.append(f"elo_{name}: not measured, fewer than two arms or snapshots answered prompts of kind {kind}")
+            continue
+        result = run(compare(part, kind), metric=f"elo_{name}", anchor=_arm_at_zero(part, anchor), seed=seed)
+        summaries.append(result.summary)
+        tables |= {f"{name}_{key}": table for key, table in result.tables.items()}
+        notes += [f"{name}: {note}" for note in result.notes]
+    if not summaries:
+        raise UserError("suite elo: nothing to compare; give answers of two arms or snapshots to the same prompts")
+    return SuiteResult("elo", pd.concat(summaries, ignore_index=True), tables, notes)
+
+
+def _arm_at_zero(responses: pd.DataFrame, anchor: str | None) -> str:
+    present = list(dict.fromkeys(responses["arm"]))
+    if anchor is not None and anchor not in present:
+        raise UserError(f"--anchor {anchor}: no such arm among the responses; choose from {', '.join(present)}")
+    return anchor or ("pretrained" if "pretrained" in present else str(present[0]))
 
 
 def judge_consistency(comparisons: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

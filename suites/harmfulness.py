@@ -21,6 +21,7 @@ from harness.data import SHIPPED
 from harness.errors import UserError, shown
 from harness.models import chat
 from harness.stats import Interval, bootstrap, bootstrap_mean, finite, spearman_bootstrap
+from suites.responses import red_team
 from suites.result import SuiteResult, summary_frame
 
 STAND_IN = SHIPPED / "harmfulness_ratings.jsonl"
@@ -206,6 +207,11 @@ def run(responses: pd.DataFrame, *, ratings: Path | None = None, seed: int = 0) 
     ]
     tables = {"responses": table[kept], "groups": groups, "regressor": regressor.quality}
     return SuiteResult("harmfulness", summary_frame("harmfulness", summary), tables, notes)
+
+
+def of_red_team(responses: pd.DataFrame, ratings: Path | None, *, seed: int = 0) -> SuiteResult:
+    """The suite: `run` on the answers to red-team prompts, where prompts say their kind."""
+    return run(red_team(responses), ratings=ratings, seed=seed)
 
 
 def _doubts(quality: pd.DataFrame) -> list[str]:

@@ -9,7 +9,7 @@ conversations: those are the independent units, resampled together and counted i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +200,31 @@ def run(
         tables["subsets"] = _subsets(table, seed)
     tables = {name: table.assign(model=model) for name, table in tables.items()}
     return SuiteResult("hhh", summary_frame("hhh", rows), tables, notes)
+
+
+def of_models(
+    models: Mapping[str, Callable[[], LanguageModel]],
+    comparisons: pd.DataFrame,
+    reasoning: tuple[int, int],
+    *,
+    seed: int = 0,
+) -> SuiteResult:
+    """The suite: `run` on each of `models`, by label, opened one after the other.
+
+    reasoning: how many reasonings a comparison, 0 for none, and of how many tokens at most each.
+    """
+    n_cot, tokens = reasoning
+    results = {}
+    for label, opened in models.items():
+        results[label] = run(
+            comparisons,
+            opened(),
+            cot_tokens=tokens if n_cot else 0,
+            n_cot=max(n_cot, 1),
+            seed=seed,
+            model=label,
+        )
+    return together(results)
 
 
 def together(results: Mapping[str, SuiteResult]) -> SuiteResult:

@@ -20,6 +20,7 @@ from harness.errors import UserError
 from harness.stats import Interval, bootstrap_difference, bootstrap_mean, finite, spearman_bootstrap
 from suites.diversity import Values
 from suites.diversity import measure as measure_diversity
+from suites.responses import red_team
 from suites.result import SuiteResult, summary_frame
 
 Scorer = Callable[[Sequence[str], Sequence[str]], np.ndarray]
@@ -74,6 +75,13 @@ def run(
         tables["diversity"], said = diversity(scored, seed)
         notes += said
     return SuiteResult("pm_score", summary_frame("pm_score", rows), tables, notes)
+
+
+def of_red_team(
+    scored_responses: pd.DataFrame, score_column: str, chains: pd.DataFrame | None, *, seed: int = 0
+) -> SuiteResult:
+    """The suite: `run` on the answers to red-team prompts, where prompts say their kind."""
+    return run(red_team(scored_responses), column=score_column, chains=chains, seed=seed)
 
 
 def _checked(table: pd.DataFrame, required: Sequence[str], what: str) -> pd.DataFrame:

@@ -82,6 +82,13 @@ def main_chains(chains: pd.DataFrame) -> pd.DataFrame:
     return chains
 
 
+def red_team(responses: pd.DataFrame) -> pd.DataFrame:
+    """The answers to red-team prompts where prompts say their kind, else all."""
+    if "kind" not in responses or responses["kind"].isna().all():
+        return responses
+    return responses[responses["kind"] == "harmless"]
+
+
 def find_files(paths: Sequence[str | Path], run_tables: Sequence[str] = ("responses.parquet",)) -> list[Path]:
     """The files that `paths` (files, folders, globs) mean, each once; a run's folder means the first of `run_tables`
     that it has."""

@@ -271,8 +271,8 @@ def _by_gold(
         return []
     same = new.run is not None and old.run is not None and new.run.resolve() == old.run.resolve()
     if not (same and column in table and table[column].notna().all()):
-        config = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["config"]
-        pm = PreferenceModel.load(folder / "model", max_length=int(config.get("pm", {}).get("max_length", 512)))
+        config = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["settings"]
+        pm = PreferenceModel.load(folder / "model", max_length=int(config.get("pm.max_length", 512)))
         table = table.assign(**{column: pm.score(table["prompt"].tolist(), table["response"].tolist())})
     name = "pm_score" if kind == "harmless" else "pm_score_helpful"
     return [(name, pm_score.run(table, column=column, seed=seed))]

@@ -91,7 +91,9 @@ def evaluate(
         if limit is not None:
             comparisons = draw(comparisons, limit, seed)
         with console.status(f"{len(comparisons)} HHH comparisons: {', '.join(models)}"):
-            results["hhh"] = suites.ask(models, comparisons, n_cot=cot, max_new_tokens=max_new_tokens, seed=seed)
+            results |= suites.measure(
+                table, ["hhh"], models=models, comparisons=comparisons, reasoning=(cot, max_new_tokens), seed=seed
+            )
     if out is not None:
         with store.disk_space(out):
             verdicts = _write(results, table, chains, out, {"seed": seed, "models": models})

@@ -54,11 +54,21 @@ def run(experiment_file: File, out: Out = None) -> None:
     console.print(f"Dashboard: [bold]cai dashboard {folder}[/]   ({time.monotonic() - began:.0f} s)")
 
 
-def plan(experiment_file: File, out: Out = None) -> None:
+def plan(
+    experiment_file: File,
+    out: Out = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print rows of {stage, status, key, needs}.")] = False,
+) -> None:
     """Show every stage as done, started, stale or to do, before anything is loaded.
 
-    Example: `cai plan experiments/demo.yaml`
+    Examples:
+
+    `cai plan experiments/demo.yaml`
+
+    `cai plan experiments/demo.yaml --json`
     """
+    import json
+
     from rich.console import Console
     from rich.table import Table
 
@@ -66,15 +76,18 @@ def plan(experiment_file: File, out: Out = None) -> None:
 
     experiment, targets = _targets(experiment_file)
     folder = out or Path("runs") / experiment.name
+    planned = graph.plan(targets, folder)
+    _check_data(experiment, planned)
+    if as_json:
+        rows = [{"stage": i.stage.name, "status": i.status, "key": i.key, "needs": i.needs} for i in planned]
+        typer.echo(json.dumps(rows, indent=2))
+        return
     table = Table(title=f"{experiment.name} in {folder}", title_justify="left")
     for column in ("stage", "status", "needs", "key"):
         table.add_column(column)
     colours = {"done": "green", "started": "yellow", "stale": "yellow", "to do": "cyan"}
-    planned = graph.plan(targets, folder)
-    _check_data(experiment, planned)
     for item in planned:
-        needs = ", ".join(upstream.name for upstream in item.stage.inputs.values())
-        table.add_row(item.stage.name, f"[{colours[item.status]}]{item.status}[/]", needs, item.key[:8])
+        table.add_row(item.stage.name, f"[{colours[item.status]}]{item.status}[/]", ", ".join(item.needs), item.key[:8])
     Console().print(table)
 
 
@@ -120,7 +133,7 @@ def _check_servers(todo: list[Planned]) -> None:
     from harness.models.open import open_model
     from harness.models.server import is_server
 
-    named = {str(item.stage.config[key]) for item in todo for key in ("base", "feedback") if key in item.stage.config}
+    named = {name for item in todo for name in item.stage.models.values()}
     for name in filter(is_server, sorted(named)):
         open_model(name, batch_size=1, choosing=True)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from harness import store
 from harness.errors import UserError
-from harness.graph import Planned, Progress, Silent, Stage, Work, plan
+from harness.graph import Planned, Progress, Silent, Stage, plan
+from harness.models.identity import identity
 
 
 def execute(targets: Sequence[Stage], run: Path, *, seed: int, progress: Progress | None = None) -> dict[str, Path]:
@@ -41,16 +42,17 @@ def execute(targets: Sequence[Stage], run: Path, *, seed: int, progress: Progres
 def _carry_out(item: Planned, folders: Mapping[str, Path], seed: int, progress: Progress) -> None:
     partial = item.folder.with_name(item.key + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
-    inputs = {role: folders[stage.name] for role, stage in item.stage.inputs.items()}
-    work = Work(partial, item.stage.config, inputs, progress)
+    stage = item.stage
+    inputs = {role: folders[upstream.name] for role, upstream in stage.inputs.items()}
+    work = stage.work(partial, inputs, progress)
     store.reset_peak_memory()
     started = time.monotonic()
     before = _spent(partial)
     with _time_kept(partial, started, before):
-        item.stage.function(work)
+        stage.function(work)
     (partial / "spent.json").unlink(missing_ok=True)
     manifest = {
-        "stage": item.stage.name,
+        "stage": stage.name,
         "key": item.key,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": seed,
@@ -60,7 +62,9 @@ def _carry_out(item: Planned, folders: Mapping[str, Path], seed: int, progress: 
         "peak_memory_bytes": store.peak_memory(),
         "versions": store.versions(),
         "commit": store.commit(),
-        "config": dict(item.stage.config),
+        "settings": dict(stage.settings),
+        "options": dict(stage.options),
+        "models": {role: {"name": name, "identity": identity(name)} for role, name in stage.models.items()},
         "inputs": {role: str(path.relative_to(path.parents[2])) for role, path in inputs.items()},
     }
     store.write_json(partial / "manifest.json", manifest)

@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from reports import dashboard, reading, tables
-from reports.load import SUITES, Missing, find_runs
+from reports.load import Missing, find_runs
 
 run = dashboard.begin("Overview")
 st.subheader("Scoreboard of arms")
@@ -47,7 +47,7 @@ missing_parts = run.missing()
 if missing_parts:
     st.subheader("Not measured in this run")
     dashboard.html_table(pd.DataFrame([{"what": m.what, "command": m.command} for m in missing_parts]))
-notes = [{"suite": suite, "note": note} for suite in SUITES for note in run.notes(suite)]
+notes = [{"suite": suite, "note": note} for suite in run.suites for note in run.notes(suite)]
 if notes:
     with st.expander("Notes of the suites"):
         dashboard.html_table(pd.DataFrame(notes))

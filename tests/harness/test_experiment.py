@@ -41,7 +41,6 @@ def test_shipped_experiments_load(file: Path) -> None:
         ("name: x\narms: [rl_cay]", "unknown arm 'rl_cay'"),
         ("name: x\narms: []", "arms is empty"),
         ("name: x\narms: [sl_cai, sl_cai]", "named twice"),
-        ("name: x\nsuites: [elos]", "suites.0: Input should be 'elo'"),
         ("name: x\nfeedback: {clamp: [0.6, 0.4]}", "feedback: clamp must be two numbers"),
         ("name: x\nrl: {algorithm: a2c}", "rl.algorithm: Input should be 'ppo', 'rloo' or 'dpo'"),
     ],

@@ -18,7 +18,7 @@ import constitutions
 from harness import compare
 from harness.errors import UserError, explain
 from harness.experiment import Experiment, Models
-from harness.graph import Work, stage_key
+from harness.graph import stage_key
 from harness.models import checkpoints, server
 from harness.models.base import Choice, LanguageModel, Sample, logprobs
 from harness.models.open import open_model
@@ -328,7 +328,7 @@ def test_an_experiments_labels_come_from_its_server(serve: Serve, tmp_path: Path
     assert (len(keys), fake.requests) == (2, [])  # a plan asks nobody, and tells models apart
     pairs = PAIRS.melt("prompt", ["response_a", "response_b"], value_name="response")
     pairs.assign(sample=(pairs["variable"] == "response_b").astype(int)).to_parquet(tmp_path / "responses.parquet")
-    work = Work(tmp_path, stage.config, {"responses": tmp_path})
+    work = stage.work(tmp_path, {"responses": tmp_path})
     stage.function(work)
     labels = pd.read_parquet(tmp_path / "feedback.parquet")
     assert labels["prompt"].tolist() == PAIRS["prompt"].tolist()

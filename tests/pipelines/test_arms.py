@@ -36,8 +36,8 @@ def test_six_arms_in_order(training: arms.Training) -> None:
 def test_rl_cai_sees_no_human_label_of_harm(training: arms.Training) -> None:
     for arm in ("rl_cai", "rl_cai_cot", "sl_cai", "helpful_only"):
         for stage in graph.in_order([s for s in [training.arms[arm]] if s is not None]):
-            assert "harmless" not in stage.config.get("human", [])
-    assert "harmless" in training.pms["pm.hh_rlhf"].config["human"]
+            assert "harmless" not in stage.settings.get("human", [])
+    assert "harmless" in training.pms["pm.hh_rlhf"].settings["human"]
 
 
 def test_rl_cai_starts_from_sl_cai_and_hh_rlhf_from_the_pretrained_model(training: arms.Training) -> None:
@@ -77,7 +77,7 @@ def test_no_arm_sees_a_gold_pm(training: arms.Training) -> None:
     for arm, stage in training.arms.items():
         if arm != "pretrained":
             assert not any(name.startswith("gold.") for name in upstream(stage))
-    assert all(training.pms[f"gold.{kind}"].config["split"] == "gold" for kind in ("helpful", "harmless"))
+    assert all(training.pms[f"gold.{kind}"].settings["split"] == "gold" for kind in ("helpful", "harmless"))
 
 
 def test_what_is_only_measured_changes_nothing_that_is_trained(training: arms.Training, tmp_path: Path) -> None:
@@ -101,7 +101,10 @@ def test_what_is_only_measured_changes_nothing_that_is_trained(training: arms.Tr
 
 def test_cot_differs_in_its_labels_alone(training: arms.Training) -> None:
     plain, cot = training.labels["plain"], training.labels["cot"]
-    assert {k: v for k, v in plain.config.items() if v != cot.config[k]} == {"cot": False}
+    differ = {k for k in plain.settings | cot.settings if plain.settings.get(k) != cot.settings.get(k)}
+    assert differ == {"cot", "constitution", "feedback.clamp", "feedback.cot_tokens"}
+    questions = [stage.settings["constitution"]["comparison"] for stage in (plain, cot)]
+    assert questions[0] == questions[1]
     assert plain.inputs["responses"] is cot.inputs["responses"]
 
 

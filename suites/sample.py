@@ -1,0 +1,94 @@
+"""What the suites of a run read: every arm's and snapshot's answers to the held-out prompts, scored by the gold PMs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness import store
+from harness.graph import Work
+
+KINDS = ("harmless", "helpful")
+SAMPLE_SETTINGS = ("seed", "scale.samples_per_prompt", "scale.max_new_tokens")  # and arm
+SCORE_SETTINGS = ("pm.max_length",)
+OPTIONS = ("scale.batch_size",)
+
+
+def sample_arm(work: Work) -> None:
+    """Answers of an arm, and of its snapshots, to the held-out prompts: responses.parquet. Resumes model by model."""
+    from harness.models.open import open_model
+
+    settings = work.settings
+    rows = pd.read_parquet(work.inputs["data"] / "prompts.parquet")
+    heldout = rows[rows["split"] == "heldout"]
+    policy = work.inputs.get("policy")
+    final = policy / "model" if policy else work.models["policy"]
+    checkpoints: list[tuple[int | None, str | Path]] = [(None, final)]
+    if policy is not None:
+        found = sorted((policy / "snapshots").glob("step-*"))
+        checkpoints = [(int(path.name.removeprefix("step-")), path) for path in found] + checkpoints
+    asked = heldout.loc[heldout.index.repeat(settings.scale.samples_per_prompt)]
+    asked = asked.assign(sample=asked.groupby(["kind", "prompt"]).cumcount())
+    for number, (step, path) in enumerate(checkpoints):
+        part = work.folder / f"part-{number:03d}.parquet"
+        if part.exists():
+            work.count(None)  # an earlier try sampled it
+        else:
+            model = open_model(path, batch_size=work.options.scale.batch_size)
+            samples = model.sample(
+                asked["prompt"].tolist(),
+                max_new_tokens=settings.scale.max_new_tokens,
+                # The same stream for every arm: differences between arms are not differences of luck alone.
+                keys=[f"{p}/{s}" for p, s in zip(asked["prompt"], asked["sample"], strict=True)],
+                seed=settings.seed,
+            )
+            said: dict[str, Any] = {
+                "response": [sample.text for sample in samples],
+                "ended": [sample.ended for sample in samples],
+            }
+            table = asked[["prompt", "kind", "sample"]].assign(**said, arm=settings.arm, step=step)
+            store.write_table(part, table.astype({"step": "Int64"}))
+            work.count(model.tokens)
+        work.progress.advance(number + 1, len(checkpoints), "checkpoints sampled")
+    parts = sorted(work.folder.glob("part-*.parquet"))
+    store.write_table(work.folder / "responses.parquet", pd.concat(map(pd.read_parquet, parts), ignore_index=True))
+    for part in parts:
+        part.unlink()
+
+
+def score_responses(work: Work) -> None:
+    """All arms' responses with the gold PM's score for their kind of prompt, in score_harmless or score_helpful."""
+    responses = _together(work, "sample.", "responses.parquet")
+    for done, kind in enumerate(KINDS, start=1):
+        of_kind = responses["kind"] == kind
+        texts = responses[of_kind]
+        scores = gold_pm(work, kind).score(texts["prompt"].tolist(), texts["response"].tolist())
+        responses.loc[of_kind, f"score_{kind}"] = scores
+        work.progress.advance(done, len(KINDS), "gold PMs")
+    store.write_table(work.folder / "responses.parquet", responses)
+
+
+def score_chains(work: Work) -> None:
+    """Critique-revision chains with both gold PMs' scores of every revision: chains.parquet."""
+    chains = _together(work, "chains.", "chains.parquet")
+    for done, kind in enumerate(KINDS, start=1):
+        pm = gold_pm(work, kind)
+        chains[f"score_{kind}"] = pm.score(chains["prompt"].tolist(), chains["response"].tolist())
+        work.progress.advance(done, len(KINDS), "gold PMs")
+    store.write_table(work.folder / "chains.parquet", chains)
+
+
+def _together(work: Work, roles: str, name: str) -> pd.DataFrame:
+    tables = [pd.read_parquet(path / name) for role, path in work.inputs.items() if role.startswith(roles)]
+    return pd.concat(tables, ignore_index=True)
+
+
+def gold_pm(work: Work, kind: str):  # type: ignore[no-untyped-def]  # PreferenceModel, imported late: it brings torch
+    """The gold PM for a kind of prompt."""
+    from harness.models.scorer import PreferenceModel
+
+    length = work.settings.pm.max_length
+    folder = work.inputs[f"gold.{kind}"] / "model"
+    return PreferenceModel.load(folder, batch_size=work.options.scale.batch_size, max_length=length)

@@ -112,7 +112,7 @@ def test_the_pretrained_model_labels_and_with_cot_the_helpful_only_one(training:
     assert "policy" not in training.labels["plain"].inputs
     assert training.labels["cot"].inputs["policy"] is training.arms["helpful_only"]
     other = arms.plan(Experiment(name="x", models={"feedback": "a/plain", "feedback_cot": "a/reasoner"})).labels
-    assert (other["plain"].config["base"], other["cot"].config["base"]) == ("a/plain", "a/reasoner")
+    assert (other["plain"].models["feedback"], other["cot"].models["feedback"]) == ("a/plain", "a/reasoner")
     assert "policy" not in other["cot"].inputs
     with pytest.raises(UserError, match=r"models\.feedback_cot: no arm 'rl_cay' is trained before the labels are made"):
         arms.plan(Experiment(name="x", models={"feedback_cot": "arm:rl_cay"}))

@@ -246,7 +246,7 @@ def test_a_servers_model_judges_alike_in_cai_eval_and_in_cai_run(serve: Serve) -
     name = f"server:{serve(reply).url}#m"
     table = responses(3).assign(step=pd.array([pd.NA] * 6, dtype="Int64"), kind="harmless")
     measured = evaluate.measure(table, ["elo"], judge=name)["elo"]
-    question = evaluate.QUESTIONS["harmless"]
+    question = judges.QUESTIONS["harmless"]
     in_a_run = judges.from_feedback(table, open_model(name, choosing=True), question, judge=name)
     pd.testing.assert_frame_equal(
         measured.summary, evaluate.elo_by_kind(table, lambda part, kind: in_a_run, seed=0).summary

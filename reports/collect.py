@@ -14,6 +14,7 @@ import yaml
 from harness import store
 from harness.experiment import Experiment
 from harness.graph import Planned
+from pipelines.harm_labels import human_harm_labels
 from suites import claims
 
 
@@ -24,6 +25,7 @@ def collect(experiment: Experiment, file: Path, planned: Sequence[Planned], run:
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     folders = {item.stage.name: item.folder for item in planned}
+    stages_by_name = {item.stage.name: item.stage for item in planned}
     for name, folder in folders.items():
         if (folder / "summary.parquet").is_file():
             shutil.copytree(folder, fresh / name, ignore=shutil.ignore_patterns("manifest.json"))
@@ -59,10 +61,10 @@ def collect(experiment: Experiment, file: Path, planned: Sequence[Planned], run:
         "tokens": sum(m["tokens"] for m in manifests if m["tokens"] is not None),
         "tokens_not_counted": [m["stage"] for m in manifests if m["tokens"] is None],
         "peak_memory_bytes": max(m["peak_memory_bytes"] for m in manifests),
-        # Human labels of harm that an arm's training used: the sixth row of the paper's argument.
-        "human_harm_labels": {
-            arm: experiment.scale.preference_pairs if arm == "hh_rlhf" else 0 for arm in experiment.arms
-        },
+        "human_harm_labels": human_harm_labels(
+            {arm: stages_by_name[f"sample.{arm}"].inputs.get("policy") for arm in experiment.arms},
+            pd.read_parquet(folders["data"] / "preferences.parquet", columns=["kind", "split"]),
+        ),
     }
     shutil.rmtree(results, ignore_errors=True)
     fresh.replace(results)

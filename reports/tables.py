@@ -62,7 +62,8 @@ def five_rows(run: RunData) -> pd.DataFrame:
             rows.append({"what": f"{name} ({better} is better)"} | cells)
     used = run.about.get("human_harm_labels")
     counts = used if isinstance(used, dict) else {}
-    labels = {arm: str(counts[arm]) if arm in counts else "not recorded in this folder" for arm in SIGNALS}
+    said = {arm: "unknown" if counts[arm] is None else str(counts[arm]) for arm in SIGNALS if arm in counts}
+    labels = {arm: said.get(arm, "not recorded in this folder") for arm in SIGNALS}
     data = run.about.get("data")
     if isinstance(data, list) and any("harmless labels" in str(note) and "stand-in" in str(note) for note in data):
         used_some = [arm for arm in SIGNALS if counts.get(arm)]
@@ -151,7 +152,8 @@ def _cost(about: dict[str, Any]) -> str:
     if isinstance(about.get("wall_seconds"), int | float):
         said.append(f"{about['wall_seconds'] / 60:.1f} minutes")
     if isinstance(about.get("tokens"), int):
-        said.append(f"{about['tokens']:,} tokens")
+        uncounted = len(about.get("tokens_not_counted") or [])
+        said.append(f"{about['tokens']:,} tokens" + f" and those of {uncounted} stages not counted" * bool(uncounted))
     if isinstance(about.get("peak_memory_bytes"), int | float):
         said.append(f"{about['peak_memory_bytes'] / 2**30:.1f} GiB of memory at most")
     return ", ".join(said)

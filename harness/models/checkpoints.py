@@ -59,6 +59,8 @@ def load_tokenizer(name: str | Path) -> Any:
     tokenizer = from_hub(AutoTokenizer, name)
     if tokenizer.eos_token_id is None:
         raise UserError(f"{name}: its tokenizer has no end-of-sequence token; set eos_token in tokenizer_config.json")
+    if isinstance(tokenizer.chat_template, dict):  # several, by name: that for conversations without tools
+        tokenizer.chat_template = tokenizer.get_chat_template()
     return ensure_pad_token(tokenizer)
 
 

@@ -82,6 +82,17 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path, monkeypatch: py
         checkpoints.load_policy(tmp_path)
 
 
+def test_of_several_templates_the_plain_one_is_taken(tiny_model: Path, tmp_path: Path) -> None:
+    tokenizer = checkpoints.load_tokenizer(tiny_model)
+    plain = tokenizer.chat_template
+    tokenizer.chat_template = {"default": plain, "tool_use": "{{ raise_exception('tools') }}"}
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text((tiny_model / "config.json").read_text())
+    loaded = checkpoints.load_tokenizer(tmp_path)
+    assert loaded.chat_template == plain
+    assert chat.encode_prompt(loaded, "Tea?") == chat.encode_prompt(checkpoints.load_tokenizer(tiny_model), "Tea?")
+
+
 def test_lora_on_the_top_layers_leaves_the_lower_ones_alone(tiny_model: Path) -> None:
     policy, _ = checkpoints.load_policy(tiny_model)
     tuned = checkpoints.add_lora(policy, LoraSettings(rank=2, alpha=4, top_layers=1))

@@ -8,9 +8,6 @@ lies inside the range measured and the fitted curve's slope at the end, which no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
@@ -24,7 +21,7 @@ TURNS = ["arm", "turn", "sqrt_kl", "low", "high", "fall", "slope", "slope_low", 
 
 
 def measure(training: pd.DataFrame, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """(curve, turns, notes) from columns arm, step, kl (nats), proxy, gold and optionally prompt.
+    """(curve, turns, notes) from columns arm, step, kl (nats), proxy, gold and optionally prompt (`suites.along_rl`).
 
     curve: one row an arm and step; low and high bound gold (over prompts; NaN without them), n counts prompts.
     turns: one row an arm: turn (seen or not), sqrt_kl of the fitted peak with interval, the fall of gold from there to
@@ -58,26 +55,6 @@ def measure(training: pd.DataFrame, seed: int = 0) -> tuple[pd.DataFrame, pd.Dat
         turns.append([arm, *turn])
         notes.append(_said(arm, dict(zip(TURNS[1:], turn, strict=True))))
     return pd.concat(curves, ignore_index=True), pd.DataFrame(turns, columns=TURNS), notes
-
-
-def along_rl(responses: pd.DataFrame, arms: Mapping[str, Path]) -> pd.DataFrame | None:
-    """What `measure` reads, of a run: arm, step, kl, proxy (PM score in training), prompt, gold.
-
-    arms: folders of the arms' stages by name; one without a log of KL and reward is left out.
-    """
-    frames = []
-    for arm, folder in arms.items():
-        if not (folder / "training.parquet").is_file():
-            continue
-        log = pd.read_parquet(folder / "training.parquet")
-        if not {"kl", "reward"} <= set(log):
-            continue
-        mine = responses[(responses["arm"] == arm) & (responses["kind"] == "harmless")]
-        mine = mine.assign(step=mine["step"].fillna(log["step"].max()).astype("int64"))
-        gold = mine.groupby(["arm", "step", "prompt"])["score_harmless"].mean().rename("gold").reset_index()
-        along = log[["step", "kl", "reward"]].rename(columns={"reward": "proxy"}).astype({"step": "int64"})
-        frames.append(gold.merge(along, on="step"))
-    return pd.concat(frames, ignore_index=True) if frames else None
 
 
 def _turn(curve: pd.DataFrame, table: pd.DataFrame | None, seed: int) -> list[object]:

@@ -12,7 +12,7 @@ import pandas as pd
 from harness.errors import UserError
 from harness.experiment import Experiment
 from harness.graph import Stage, Work
-from suites import registry
+from suites import along_rl, registry
 from suites.sample import (
     KINDS,
     OPTIONS,
@@ -58,11 +58,25 @@ def plan(
         stages["chains"] = Stage("chains", score_chains, score, inputs, options=options)
     given = {"responses": stages["responses"], "gold.harmless": gold["gold.harmless"]}
     given |= {"chains": stages["chains"]} if chains else {}
-    given |= {f"arm.{arm}": stage for arm, stage in arms.items() if stage is not None}
+    given |= {f"along.{arm}": _along(arm, stage, sampled[f"sample.{arm}"], experiment)
+              for arm, stage in arms.items() if stage is not None and "pm" in stage.inputs}  # fmt: skip
     for name in experiment.suites:
         suite = registry.find(name, "suites:")
         stages[suite.name] = _stage(suite, experiment, given)
     return stages
+
+
+def _along(arm: str, trained: Stage, sample: Stage, experiment: Experiment) -> Stage:
+    """The stage that follows an arm along its RL against a PM."""
+    start = {role: trained.inputs[role] for role in ("policy",) if role in trained.inputs}
+    return Stage(
+        f"along.{arm}",
+        along_rl.measure_along,
+        experiment.settings(*along_rl.SETTINGS) | {"arm": arm},
+        {"arm": trained, "sample": sample, "pm": trained.inputs["pm"]} | start,
+        models={} if start else {"reference": experiment.models.base},
+        options=experiment.settings(*along_rl.OPTIONS),
+    )
 
 
 def _stage(suite: registry.Suite, experiment: Experiment, given: Mapping[str, Stage]) -> Stage:
@@ -78,7 +92,7 @@ def _stage(suite: registry.Suite, experiment: Experiment, given: Mapping[str, St
     if "chains" in needs and "chains" in given:
         inputs["chains"] = given["chains"]
     if "training" in needs:
-        inputs |= {role: stage for role, stage in given.items() if role.startswith("arm.")}
+        inputs |= {role: stage for role, stage in given.items() if role.startswith("along.")}
     if "scorer" in needs:
         inputs["gold.harmless"] = given["gold.harmless"]
         settings |= experiment.settings(*SCORE_SETTINGS)
@@ -144,10 +158,8 @@ def _compare(work: Work, opened: list[Any]) -> Callable[[pd.DataFrame, str], pd.
 
 
 def _training(work: Work, opened: list[Any]) -> pd.DataFrame | None:
-    from suites import overoptimisation
-
-    folders = {role.removeprefix("arm."): path for role, path in work.inputs.items() if role.startswith("arm.")}
-    return overoptimisation.along_rl(_responses(work, opened), folders)
+    folders = [path for role, path in work.inputs.items() if role.startswith("along.")]
+    return along_rl.with_gold(_responses(work, opened), (pd.read_parquet(path / "along.parquet") for path in folders))
 
 
 def _comparisons(work: Work, opened: list[Any]) -> pd.DataFrame:

@@ -57,7 +57,9 @@ class Judge(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
-        body = json.dumps({"choices": [{"message": {"content": "A"}}]}).encode()
+        top = [{"token": "A", "logprob": -0.1}, {"token": "B", "logprob": -3.0}]
+        choice = {"message": {"content": "A"}, "logprobs": {"content": [top[0] | {"top_logprobs": top}]}}
+        body = json.dumps({"choices": [choice]}).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
         self.end_headers()

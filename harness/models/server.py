@@ -209,7 +209,7 @@ class ServerGenerator:
         if not top:
             raise UserError(
                 f"{self.url}: this server gives no logprobs for {self.model}, which labels are read from; "
-                "serve the model with vLLM"
+                "serve the model with vLLM (`cai eval` can also judge by --judge words:URL#MODEL)"
             )
         return top
 

@@ -83,7 +83,8 @@ class Sft(_Section):
 
     epochs: float = Field(1.0, gt=0)
     learning_rate: float = Field(2e-4, gt=0)
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(8, ge=1, description="sequences in an optimiser step")
+    micro_batch_size: int | None = Field(None, ge=1, description="of them at once; None: all")
     train_on: Literal["final", "all"] = "final"
     helpful_per_prompt: int = Field(1, ge=0)
 
@@ -120,7 +121,8 @@ class Pm(_Section):
 
     epochs: float = Field(2.0, gt=0)
     learning_rate: float = Field(5e-4, gt=0)
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(8, ge=1, description="pairs in an optimiser step")
+    micro_batch_size: int | None = Field(None, ge=1, description="of them at once; None: all")
     max_length: int = Field(256, ge=16)
     variants: tuple[Literal["hard", "one_principle"], ...] = ()
 

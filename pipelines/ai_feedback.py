@@ -123,6 +123,16 @@ def report(labels: pd.DataFrame) -> dict[str, float]:
     }
 
 
+def two_answers(answers: pd.DataFrame) -> pd.DataFrame:
+    """(prompt, response_a, response_b, ended_a, ended_b) of samples 0 and 1 to each prompt, in their order."""
+    wide = answers.pivot(index="prompt", columns="sample", values=["response", "ended"])
+    wide = wide.loc[answers["prompt"].unique()]
+    sides = {"a": 0, "b": 1}
+    columns = {f"response_{side}": wide["response"][sample].to_numpy() for side, sample in sides.items()}
+    columns |= {f"ended_{side}": wide["ended"][sample].to_numpy(dtype=bool) for side, sample in sides.items()}
+    return pd.DataFrame({"prompt": wide.index.to_numpy()} | columns)
+
+
 SETTINGS = ("seed", "feedback.few_shot")  # and constitution (its questions), cot, one_principle
 COT_SETTINGS = ("feedback.clamp", "feedback.cot_tokens")
 OPTIONS = ("scale.batch_size",)
@@ -136,8 +146,7 @@ def label_pairs(work: Work) -> None:
     name = work.inputs["policy"] / "model" if "policy" in work.inputs else work.models["feedback"]
     model = open_model(name, batch_size=work.options.scale.batch_size, choosing=True)
     answers = pd.read_parquet(work.inputs["responses"] / "responses.parquet")
-    wide = answers.pivot(index="prompt", columns="sample", values="response").loc[answers["prompt"].unique()]
-    pairs = pd.DataFrame({"prompt": wide.index, "response_a": wide[0].to_numpy(), "response_b": wide[1].to_numpy()})
+    pairs = two_answers(answers)
     done = Done(work, len(pairs), "labels")
     label(
         model,
@@ -152,6 +161,7 @@ def label_pairs(work: Work) -> None:
         on_batch=done.keep,
     )
     labels = as_asked(pd.DataFrame(done.rows, columns=COLUMNS), pairs["prompt"].tolist())
+    labels = labels.merge(pairs[["prompt", "ended_a", "ended_b"]], on="prompt", validate="one_to_one")
     store.write_table(work.folder / "feedback.parquet", labels)
     done.remove()
     store.write_json(work.folder / "feedback.json", report(labels))

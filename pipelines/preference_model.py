@@ -15,7 +15,7 @@ from harness.graph import Progress, Work
 from harness.models import chat, checkpoints, scorer
 from pipelines.artefacts import load_pm, lora_of
 
-PAIRS = ["prompt", "chosen", "rejected", "p"]  # p = P(chosen is better)
+PAIRS = ["prompt", "chosen", "rejected", "p", "chosen_ended", "rejected_ended"]  # p = P(chosen is better)
 
 
 def train(
@@ -49,12 +49,12 @@ def train(
         }
         for row in pairs.to_dict("records")
     ]
-    steps = math.ceil(len(rows) / settings.batch_size * settings.epochs)
+    quarter = math.ceil(len(rows) / settings.batch_size * settings.epochs) // 4
     config = RewardConfig(
-        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, steps=steps),
+        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=quarter),
+        **trainer.batches(settings.batch_size, settings.micro_batch_size),
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
-        per_device_train_batch_size=settings.batch_size,
         max_length=settings.max_length,
         remove_unused_columns=False,
     )
@@ -103,7 +103,9 @@ def quality(evaluated: pd.DataFrame, seed: int = 0) -> dict[str, float]:
 
 
 # and human, split, measured_on; with AI labels, hard
-SETTINGS = ("seed", "lora", "pm.epochs", "pm.learning_rate", "pm.batch_size", "pm.max_length")
+SETTINGS = (
+    *("seed", "lora", "pm.epochs", "pm.learning_rate", "pm.batch_size", "pm.micro_batch_size", "pm.max_length"),
+)
 OPTIONS = ("scale.batch_size", "report_to")
 
 
@@ -112,7 +114,7 @@ def train_pm(work: Work) -> None:
     settings = work.settings
     preferences = pd.read_parquet(work.inputs["data"] / "preferences.parquet")
     of_kind = preferences[preferences["kind"].isin(settings.human)]
-    pairs = of_kind[of_kind["split"] == settings.split].assign(p=1.0)[PAIRS]
+    pairs = of_kind[of_kind["split"] == settings.split].assign(p=1.0, chosen_ended=True, rejected_ended=True)[PAIRS]
     if "labels" in work.inputs:
         labels = pd.read_parquet(work.inputs["labels"] / "feedback.parquet")
         pairs = pd.concat([pairs, ai_pairs(labels, hard=settings.hard)], ignore_index=True)
@@ -140,4 +142,5 @@ def ai_pairs(labels: pd.DataFrame, *, hard: bool) -> pd.DataFrame:
     distinct = labels[labels["response_a"] != labels["response_b"]]
     p = (distinct["p_a"] > 0.5).astype(float) if hard else distinct["p_a"]
     columns = {"prompt": distinct["prompt"], "chosen": distinct["response_a"], "rejected": distinct["response_b"]}
-    return pd.DataFrame(columns | {"p": p})
+    ended = {"chosen_ended": distinct["ended_a"], "rejected_ended": distinct["ended_b"]}
+    return pd.DataFrame(columns | {"p": p} | ended)[PAIRS]

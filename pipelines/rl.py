@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from harness import stats, store
@@ -43,7 +42,21 @@ def train(
     """RL from `start` against `pm` by PPO or RLOO; the log (step, reward, kl, ...)."""
     policy, tokenizer = _policy(start, lora, seed)
     if settings.algorithm == "rloo":
-        return _rloo(policy, tokenizer, prompts, pm, out, settings, scale, arm, start, seed, report_to, progress)
+        card = _card(arm, start, settings)
+        return _rloo(
+            policy,
+            tokenizer,
+            prompts,
+            pm,
+            out,
+            settings,
+            card=card,
+            max_new_tokens=scale.max_new_tokens,
+            seed=seed,
+            report_to=report_to,
+            checkpoint_every=checkpoint_every,
+            progress=progress,
+        )
     from pipelines import ppo
 
     config = ppo.PPOConfig(
@@ -83,31 +96,72 @@ def dpo(
     max_length: int,
     seed: int,
     report_to: str,
+    checkpoint_every: int = 1,
     progress: Progress,
 ) -> pd.DataFrame:
-    """DPO from `start` on `pairs` (prompt, chosen, rejected, p); a label below one half swaps its pair."""
+    """DPO from `start` on `pairs` (prompt, chosen, rejected, p = P(chosen is better)); beta is `kl_coef`.
+
+    A soft label is a target for the implied preference, not rounded. An optimiser step reads minibatch_size x
+    gradient_accumulation pairs. Where `pairs` has chosen_ended and rejected_ended, a cut answer gets no end of turn.
+    """
     from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
+    from trl import DPOConfig
+    from trl.trainer.utils import disable_dropout_in_model
 
     from pipelines import trainer
+    from pipelines.soft_label import SoftLabelDPOCollator, SoftLabelDPOTrainer
 
     policy, tokenizer = _policy(start, lora, seed)
-    rows = []
-    for row in pairs.to_dict("records"):
-        better, worse = ("chosen", "rejected") if row["p"] >= 0.5 else ("rejected", "chosen")
-        prompt = chat.render(tokenizer, chat.parse(row["prompt"]))
-        rows.append({"prompt": prompt, "chosen": row[better], "rejected": row[worse]})
+    disable_dropout_in_model(policy)
+    collator = SoftLabelDPOCollator(pad_token_id=tokenizer.pad_token_id)
+    rows = [_pair(tokenizer, dict(row), max_length) for row in pairs.to_dict("records")]
+    _add_reference(policy, rows, collator, settings.minibatch_size)
     config = DPOConfig(
-        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, steps=settings.updates),
+        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=checkpoint_every),
         max_steps=settings.updates,
         per_device_train_batch_size=settings.minibatch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
         learning_rate=settings.learning_rate,
-        beta=max(settings.kl_coef, 1e-3),
-        max_length=max_length,
+        beta=settings.kl_coef,
+        remove_unused_columns=False,
     )
-    job = DPOTrainer(model=policy, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
-    return _finish(job, tokenizer, out, settings, arm, start, progress, {"rewards/margins": "reward"})
+    job = SoftLabelDPOTrainer(
+        model=policy,
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        data_collator=collator,
+        processing_class=tokenizer,
+    )
+    _run(job, tokenizer, out, settings, _card(arm, start, settings), progress)
+    log = _logged(job)
+    return pd.DataFrame({"step": log["step"], "reward": log["margin"], "policy_loss": log["loss"]})
+
+
+def _pair(tokenizer: Any, row: dict[Any, Any], max_length: int) -> dict[str, Any]:
+    """Token ids of a pair; a prompt that is too long beside its longer answer loses its beginning."""
+    answers = [
+        chat.encode_response(tokenizer, row[which], ended=bool(row.get(f"{which}_ended", True)))[:max_length]
+        for which in ("chosen", "rejected")
+    ]
+    prompt = chat.encode_prompt(tokenizer, row["prompt"])
+    room = max(max_length - max(map(len, answers)), 1)
+    return {"prompt_ids": prompt[-room:], "chosen_ids": answers[0], "rejected_ids": answers[1], "p": float(row["p"])}
+
+
+def _add_reference(policy: Any, rows: list[dict[str, Any]], collator: Any, batch_size: int) -> None:
+    """Put the policy's log-probabilities of both answers into `rows`: before training it is the reference."""
+    import torch
+
+    from pipelines.soft_label import sequence_logprobs
+
+    policy.eval()
+    with torch.no_grad():
+        for at in range(0, len(rows), batch_size):
+            some = rows[at : at + batch_size]
+            batch = {key: value.to(policy.device) for key, value in collator(some).items()}
+            chosen, rejected = (half.tolist() for half in sequence_logprobs(policy, batch).chunk(2))
+            for row, better, worse in zip(some, chosen, rejected, strict=True):
+                row |= {"ref_chosen_logps": better, "ref_rejected_logps": worse}
 
 
 def _rloo(
@@ -117,41 +171,65 @@ def _rloo(
     pm: scorer.PreferenceModel,
     out: Path,
     settings: Rl,
-    scale: Scale,
-    arm: str,
-    start: str | Path,
+    *,
+    card: str,
+    max_new_tokens: int,
     seed: int,
     report_to: str,
+    checkpoint_every: int,
     progress: Progress,
 ) -> pd.DataFrame:
-    """TRL's RLOO, two answers a prompt, with our PM as the reward function."""
+    """TRL's RLOO, two answers a prompt, with our PM as the reward function.
+
+    An update is what it is in PPO: rollouts_per_update answers, then `epochs` passes over them in optimiser steps of
+    minibatch_size x gradient_accumulation. KL in nats a sequence.
+    """
     from datasets import Dataset
     from trl import RLOOConfig, RLOOTrainer
 
     from pipelines import trainer
 
+    stop = chat.stop_ids(tokenizer)
+    policy.generation_config.eos_token_id = sorted(stop)
+
     def pm_score(completions: list[str], asked: list[str], **_: Any) -> list[float | None]:
         return list(stats.finite(pm.score(asked, [chat.clean(text) for text in completions]), "PM score"))
 
+    def missing_eos(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
+        return [0.0 if ids and ids[-1] in stop else -settings.missing_eos_penalty for ids in completion_ids]
+
     rendered = [{"prompt": chat.render(tokenizer, chat.parse(p)), "asked": p} for p in prompts]
+    steps = settings.epochs * settings.rollouts_per_update
+    steps //= settings.minibatch_size * settings.gradient_accumulation  # optimiser steps an update
+    shared = trainer.arguments(
+        out / "trainer", seed=seed, report_to=report_to, save_steps=steps * checkpoint_every
+    )
     config = RLOOConfig(
-        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, steps=settings.updates),
-        max_steps=settings.updates,
-        per_device_train_batch_size=settings.rollouts_per_update,
+        **(shared | {"logging_steps": steps}),
+        max_steps=settings.updates * steps,
+        generation_batch_size=settings.rollouts_per_update,
+        per_device_train_batch_size=settings.minibatch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
+        num_iterations=settings.epochs,
         num_generations=2,
-        max_completion_length=scale.max_new_tokens,
+        max_completion_length=max_new_tokens,
         learning_rate=settings.learning_rate,
         beta=settings.kl_coef,
     )
     job = RLOOTrainer(
         model=policy,
-        reward_funcs=pm_score,
+        reward_funcs=[pm_score, missing_eos],
         args=config,
         train_dataset=Dataset.from_list(rendered),
         processing_class=tokenizer,
     )
-    return _finish(job, tokenizer, out, settings, arm, start, progress, {"reward": "reward", "kl": "kl"})
+    _run(job, tokenizer, out, settings, card, progress, steps)
+    log = _logged(job)
+    length = log["completions/mean_length"]
+    columns = {"step": log["step"] // steps, "reward": log["rewards/pm_score/mean"], "policy_loss": log["loss"]}
+    columns |= {"length": length, "ended_fraction": 1 - log["completions/clipped_ratio"]}
+    columns |= {"kl": log["kl"] * length} if "kl" in log else {}  # TRL's is a mean over tokens, and absent at beta 0
+    return pd.DataFrame(columns)
 
 
 def _policy(start: str | Path, lora: Lora | None, seed: int) -> tuple[Any, Any]:
@@ -164,30 +242,33 @@ def _policy(start: str | Path, lora: Lora | None, seed: int) -> tuple[Any, Any]:
     return policy, tokenizer
 
 
-def _finish(
+def _run(
     job: Any,
     tokenizer: Any,
     out: Path,
     settings: Rl,
-    arm: str,
-    start: str | Path,
+    card: str,
     progress: Progress,
-    columns: dict[str, str],
-) -> pd.DataFrame:
-    """Run a TRL trainer with our snapshots, save the model, and return its log with our column names."""
+    steps_per_update: int = 1,
+) -> None:
+    """Run a Hugging Face trainer with our snapshots and save the model."""
     from pipelines import trainer
 
-    card = _card(arm, start, settings)
-    steps = snapshot_steps(settings.updates, settings.snapshots)
-    job.add_callback(trainer.Snapshots(lambda model, step: _snapshot(model, tokenizer, out, step, card), steps))
+    def save(model: Any, step: int) -> None:
+        _snapshot(model, tokenizer, out, step // steps_per_update, card)
+
+    updates = snapshot_steps(settings.updates, settings.snapshots)
+    job.add_callback(trainer.Snapshots(save, [update * steps_per_update for update in updates]))
     trainer.run(job, out / "trainer", progress, settings.algorithm)
     tuned = job.accelerator.unwrap_model(job.model)
     checkpoints.save(
         tuned.merge_and_unload() if hasattr(tuned, "merge_and_unload") else tuned, tokenizer, out / "model"
     )
-    log = pd.DataFrame([row for row in job.state.log_history if "loss" in row])
-    named = {"step": log["step"].to_numpy()} | {new: log[old].to_numpy() for old, new in columns.items() if old in log}
-    return pd.DataFrame(named).assign(policy_loss=log["loss"].to_numpy(dtype=np.float64))
+
+
+def _logged(job: Any) -> pd.DataFrame:
+    """A trainer's log, one row an update."""
+    return pd.DataFrame([row for row in job.state.log_history if "loss" in row])
 
 
 def _snapshot(model: Any, tokenizer: Any, out: Path, step: int, card: str) -> None:
@@ -214,13 +295,17 @@ SETTINGS = {  # by algorithm; and arm, human or prompts
         *("scale.max_new_tokens", "rl.rollouts_per_update", "rl.minibatch_size", "rl.epochs"),
         *("rl.kl_target", "rl.missing_eos_penalty"),
     ),
-    "rloo": (*_SHARED, "scale.max_new_tokens", "rl.rollouts_per_update"),
+    "rloo": (
+        *_SHARED,
+        *("scale.max_new_tokens", "rl.rollouts_per_update", "rl.minibatch_size", "rl.epochs"),
+        "rl.missing_eos_penalty",
+    ),
     "dpo": (*_SHARED, "rl.minibatch_size"),
 }
 OPTIONS = {
     "ppo": ("scale.batch_size", "report_to", "rl.checkpoint_every"),
     "rloo": ("scale.batch_size", "report_to", "rl.checkpoint_every"),
-    "dpo": ("report_to",),
+    "dpo": ("report_to", "rl.checkpoint_every"),
 }
 
 
@@ -252,7 +337,7 @@ def train_dpo(work: Work) -> None:
     settings = work.settings
     preferences = pd.read_parquet(work.inputs["data"] / "preferences.parquet")
     of_kind = preferences[preferences["kind"].isin(settings.human)]
-    pairs = of_kind[of_kind["split"] == "train"].assign(p=1.0)[PAIRS]
+    pairs = of_kind[of_kind["split"] == "train"].assign(p=1.0, chosen_ended=True, rejected_ended=True)[PAIRS]
     if "labels" in work.inputs:
         labels = pd.read_parquet(work.inputs["labels"] / "feedback.parquet")
         pairs = pd.concat([pairs, ai_pairs(labels, hard=False)], ignore_index=True)
@@ -266,6 +351,7 @@ def train_dpo(work: Work) -> None:
         max_length=settings.pm.max_length,
         seed=settings.seed,
         report_to=work.options.report_to,
+        checkpoint_every=work.options.rl.checkpoint_every,
         progress=work.progress,
     )
     store.write_table(work.folder / "training.parquet", log.assign(arm=settings.arm))

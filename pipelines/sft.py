@@ -61,12 +61,12 @@ def train(
         _tokens(tokenizer, prompt, response, max_length, ended=bool(whole))
         for prompt, response, whole in zip(examples["prompt"], examples["response"], ended, strict=True)
     ]
-    steps = math.ceil(len(rows) / settings.batch_size * settings.epochs)
+    quarter = math.ceil(len(rows) / settings.batch_size * settings.epochs) // 4
     config = SFTConfig(
-        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, steps=steps),
+        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=quarter),
+        **trainer.batches(settings.batch_size, settings.micro_batch_size),
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
-        per_device_train_batch_size=settings.batch_size,
         completion_only_loss=True,
         max_length=max_length,
     )
@@ -85,7 +85,7 @@ def _tokens(tokenizer: Any, prompt: str, response: str, max_length: int, *, ende
 
 SETTINGS = (
     *("seed", "lora", "scale.max_prompt_tokens", "scale.max_new_tokens"),
-    *("sft.epochs", "sft.learning_rate", "sft.batch_size", "sft.train_on"),
+    *("sft.epochs", "sft.learning_rate", "sft.batch_size", "sft.micro_batch_size", "sft.train_on"),
 )
 OPTIONS = ("report_to",)
 

@@ -1,7 +1,8 @@
-"""The soft-label loss (paper, section 4.1) in TRL's RewardTrainer: only the loss and the label column are ours.
+"""The soft-label loss (paper, section 4.1) in the libraries' trainers: only the loss and the label column are ours.
 
-Loss of a pair with label p = P(chosen is better) and score difference d: -[p log s(d) + (1-p) log s(-d)]. A human
-pair has p = 1, and then this is TRL's own loss.
+Loss of a pair with label p = P(chosen is better) and difference d: -[p log s(d) + (1-p) log s(-d)]. For a PM d is the
+difference of scores (TRL's RewardTrainer); for DPO it is that of the implied rewards, beta log(pi / pi_ref). A human
+pair has p = 1, and then both are the usual losses.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import Trainer
 from trl import RewardTrainer
-from trl.trainer.reward_trainer import DataCollatorForPreference
+from trl.trainer import dpo_trainer, reward_trainer
 
 
 def soft_label_loss(difference: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
@@ -20,15 +22,41 @@ def soft_label_loss(difference: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     return -(p * log_sigmoid(difference) + (1 - p) * log_sigmoid(-difference)).mean()
 
 
+def _with_labels(batch: dict[str, Any], examples: list[dict[str, Any]]) -> dict[str, Any]:
+    return batch | {"p": torch.tensor([example["p"] for example in examples], dtype=torch.float)}
+
+
 @dataclass
-class SoftLabelCollator(DataCollatorForPreference):
+class SoftLabelCollator(reward_trainer.DataCollatorForPreference):
+    """TRL's collator of pairs (chosen_ids, rejected_ids) with the label p."""
+
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = super().torch_call(examples)
-        batch["p"] = torch.tensor([example["p"] for example in examples], dtype=torch.float)
-        return batch
+        return _with_labels(super().torch_call(examples), examples)
 
 
-class SoftLabelRewardTrainer(RewardTrainer):
+@dataclass
+class SoftLabelDPOCollator(dpo_trainer.DataCollatorForPreference):
+    """The same for DPO: prompt_ids beside both answers', and their reference log-probabilities."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        return _with_labels(super().torch_call(examples), examples)
+
+
+class _MeanOverPairs:
+    """Mixin of a Trainer: the loss is the mean over all pairs of an optimiser step, in micro-batches of any sizes."""
+
+    loss_is_scaled_for_ga: Any = True
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
+        return sum(len(batch["p"]) for batch in batch_samples)
+
+    @staticmethod
+    def share(loss: torch.Tensor, pairs: int, num_items_in_batch: int | None) -> torch.Tensor:
+        """The part of a step's loss that a micro-batch of `pairs` with the mean `loss` contributes."""
+        return loss if num_items_in_batch is None else loss * pairs / num_items_in_batch
+
+
+class SoftLabelRewardTrainer(_MeanOverPairs, RewardTrainer):
     """TRL's RewardTrainer with a column `p` and the soft-label loss."""
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -40,5 +68,38 @@ class SoftLabelRewardTrainer(RewardTrainer):
         p = inputs.pop("p")
         outputs = model(**inputs, use_cache=False)
         chosen, rejected = outputs.logits.squeeze(-1).float().chunk(2)
-        loss = soft_label_loss(chosen - rejected, p)
+        loss = self.share(soft_label_loss(chosen - rejected, p), len(p), num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
+
+
+class SoftLabelDPOTrainer(_MeanOverPairs, Trainer):
+    """DPO (Rafailov et al. 2023) on soft labels; `args` is a DPOConfig.
+
+    The reference is the policy at the start, whose log-probabilities the rows hold (ref_chosen_logps,
+    ref_rejected_logps), so that no second model is kept.
+    """
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        chosen, rejected = sequence_logprobs(model, inputs).chunk(2)
+        difference = (chosen - inputs["ref_chosen_logps"]) - (rejected - inputs["ref_rejected_logps"])
+        args: Any = self.args
+        margins = args.beta * difference
+        self.margins = [*getattr(self, "margins", []), margins.detach().mean().item()]
+        loss = self.share(soft_label_loss(margins, inputs["p"]), len(margins), num_items_in_batch)
+        return (loss, None) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the mean margin of implied rewards since the last entry."""
+        margins, self.margins = getattr(self, "margins", []), []
+        super().log(logs | ({"margin": sum(margins) / len(margins)} if margins else {}), start_time)
+
+
+def sequence_logprobs(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """(rows,) log-probability of each row's completion, the tokens where completion_mask is 1, in nats."""
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+    targets = batch["input_ids"][:, 1:]
+    logits = logits[:, :-1].float()
+    logprobs = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+    return (logprobs * batch["completion_mask"][:, 1:]).sum(1)

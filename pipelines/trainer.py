@@ -15,8 +15,8 @@ from harness.graph import Progress
 from harness.models import checkpoints
 
 
-def arguments(folder: Path, *, seed: int, report_to: str, steps: int) -> dict[str, Any]:
-    """Keyword arguments for a TrainingArguments that checkpoints into `folder` about four times in `steps`.
+def arguments(folder: Path, *, seed: int, report_to: str, save_steps: int) -> dict[str, Any]:
+    """Keyword arguments for a TRL trainer's config that checkpoints into `folder` every `save_steps` steps.
 
     bf16 is TRL's default and must be switched off by name where the device is slow in it.
     """
@@ -26,7 +26,7 @@ def arguments(folder: Path, *, seed: int, report_to: str, steps: int) -> dict[st
         "seed": seed,
         "data_seed": seed,
         "save_strategy": "steps",
-        "save_steps": max(1, steps // 4),
+        "save_steps": max(1, save_steps),
         "save_total_limit": 1,
         "logging_steps": 1,
         "report_to": report_to,
@@ -36,6 +36,12 @@ def arguments(folder: Path, *, seed: int, report_to: str, steps: int) -> dict[st
         "dataloader_pin_memory": on_gpu,
         "lr_scheduler_type": "constant",
     }
+
+
+def batches(size: int, micro: int | None) -> dict[str, Any]:
+    """Keyword arguments for optimiser steps on `size` rows, `micro` of them at once (None: all)."""
+    at_once = micro or size
+    return {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": size // at_once}
 
 
 def run(trainer: Any, folder: Path, progress: Progress, note: str) -> None:

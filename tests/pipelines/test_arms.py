@@ -129,7 +129,10 @@ def test_dpo_learns_from_the_labels_without_a_pm() -> None:
 def test_ai_pairs_leave_equal_answers_out_and_round_on_demand() -> None:
     labels = pd.DataFrame(
         {"prompt": list("abc"), "response_a": ["x", "y", "z"], "response_b": ["u", "y", "w"], "p_a": [0.7, 0.5, 0.2]}
+        | {"ended_a": [True, True, False], "ended_b": [False, True, True]}
     )
+    pairs = preference_model.ai_pairs(labels, hard=False)
+    assert pairs[["chosen_ended", "rejected_ended"]].to_numpy().tolist() == [[True, False], [False, True]]
     assert preference_model.ai_pairs(labels, hard=False)["p"].tolist() == [0.7, 0.2]
     assert preference_model.ai_pairs(labels, hard=True)["p"].tolist() == [1.0, 0.0]
 

@@ -102,6 +102,21 @@ def test_soft_labels_are_learnt_as_probabilities(tiny_model: Path, tmp_path: Pat
     np.testing.assert_allclose(evaluated["p_chosen"], 0.7, atol=0.08)
 
 
+def test_gradient_accumulation_equals_one_large_batch(tiny_model: Path, tmp_path: Path) -> None:
+    """13 pairs in steps of 8, all at once and 4 at a time: the last pair, alone in its micro-batch, weighs as any other."""
+    last = pd.DataFrame({"prompt": ["Last?"], "chosen": ["no no no"], "rejected": ["yes"], "p": [0.9]})
+    pairs = pd.concat([PAIRS, last], ignore_index=True)
+    scores = []
+    for micro in (None, 4):
+        settings = Pm(epochs=3, learning_rate=1e-3, batch_size=8, micro_batch_size=micro, max_length=64)
+        out = tmp_path / str(micro)
+        preference_model.train(tiny_model, pairs, out, settings, lora=None, seed=0, report_to="none", progress=Silent())
+        pm = PreferenceModel.load(out / "model")
+        scores.append(pm.score(pairs["prompt"].tolist(), pairs["chosen"].tolist()))
+    assert np.abs(scores[0]).max() > 0.05
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-4)
+
+
 def test_an_untrained_pm_is_a_coin(tiny_model: Path) -> None:
     model, tokenizer = scorer.load_classifier(tiny_model)
     evaluated = preference_model.evaluate(PreferenceModel(model.eval(), tokenizer), PAIRS)

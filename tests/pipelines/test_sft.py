@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from harness.experiment import Sft
 from harness.graph import Silent
@@ -59,6 +60,32 @@ def test_a_cut_answer_does_not_teach_to_stop_there(tiny_model: Path, tmp_path: P
         (answer,) = tuned.sample(["Tea or milk?"], max_new_tokens=8, temperature=0)
         assert answer.text.startswith("Milk")
         assert answer.ended == ended
+
+
+def test_gradient_accumulation_equals_one_large_batch(tiny_model: Path, tmp_path: Path) -> None:
+    """Answers of very different lengths: the mean is over tokens of the whole step, not over micro-batches."""
+    examples = pd.DataFrame(
+        {"prompt": [f"Number {i}?" for i in range(13)], "response": ["yes " * (1 + 3 * (i % 5)) for i in range(13)]}
+    )
+    policies = []
+    for micro in (None, 2):
+        out = tmp_path / str(micro)
+        sft.train(
+            tiny_model,
+            examples,
+            out,
+            Sft(epochs=2, learning_rate=1e-3, batch_size=8, micro_batch_size=micro),
+            lora=None,
+            max_length=64,
+            seed=0,
+            report_to="none",
+            progress=Silent(),
+        )
+        policies.append(checkpoints.load_policy(out / "model")[0])
+    start, _ = checkpoints.load_policy(tiny_model)
+    weights = [torch.cat([p.flatten() for p in model.parameters()]) for model in (*policies, start)]
+    moved = (weights[0] - weights[2]).abs().mean()
+    assert (weights[0] - weights[1]).abs().mean() < 0.01 * moved
 
 
 def test_the_tuned_model_says_what_it_was_taught(tiny_model: Path, tmp_path: Path) -> None:

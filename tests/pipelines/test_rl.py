@@ -1,0 +1,234 @@
+"""RLOO and DPO: every key of `rl` does what it says, and soft labels stay soft."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer
+
+from harness.experiment import Lora, Rl, Scale
+from harness.graph import Silent
+from harness.models import chat, checkpoints
+from pipelines import rl, soft_label
+
+PROMPTS = [f"Question number {i}?" for i in range(6)]
+PAIRS = pd.DataFrame(
+    {
+        "prompt": PROMPTS,
+        "chosen": [f"{w} yes yes" for w in "abcdef"],
+        "rejected": [f"{w} no" for w in "abcdef"],
+        "p": 1.0,
+    }
+)
+
+
+class LengthScorer:
+    """A stand-in for a PM: the score is the answer's length; it records what it was shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[list[str]] = []
+
+    def score(self, prompts: list[str], responses: list[str]) -> np.ndarray:
+        self.shown.append(responses)
+        return np.array([float(len(response)) for response in responses])
+
+
+def rloo(model: Path, out: Path, **settings: Any) -> tuple[pd.DataFrame, LengthScorer]:
+    scorer = LengthScorer()
+    given = Rl(
+        **{"algorithm": "rloo", "updates": 3, "rollouts_per_update": 8, "minibatch_size": 4, "learning_rate": 1e-3}
+        | {"snapshots": 1}
+        | settings
+    )
+    log = rl.train(
+        model,
+        PROMPTS,
+        scorer,  # type: ignore[arg-type]
+        out,
+        given,
+        Scale(max_new_tokens=6),
+        arm="x",
+        lora=Lora(rank=4, alpha=8),
+        seed=0,
+        report_to="none",
+        checkpoint_every=given.checkpoint_every,
+        progress=Silent(),
+    )
+    return log, scorer
+
+
+def test_rloo_counts_updates_as_ppo_does(tiny_model: Path, tmp_path: Path) -> None:
+    """Three updates of eight answers, two passes over them in steps of four: the log and snapshots are by update."""
+    log, scorer = rloo(tiny_model, tmp_path, epochs=2)
+    assert log["step"].tolist() == [1, 2, 3]
+    assert [len(texts) for texts in scorer.shown] == [8, 8, 8]
+    assert [path.name for path in (tmp_path / "snapshots").iterdir()] == ["step-000002"]
+    assert (tmp_path / "model" / "config.json").is_file()
+    for row, texts in zip(log.itertuples(), scorer.shown, strict=True):
+        assert row.reward == pytest.approx(np.mean([len(text) for text in texts]))
+    assert log["ended_fraction"].between(0, 1).all()
+    assert log["kl"].notna().all()
+
+
+def test_rloo_steps_depend_on_minibatch_accumulation_and_epochs(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+    monkeypatch.setattr(Silent, "advance", lambda self, done, total, note="": steps.append((done, total)))
+    for minibatch, accumulation, epochs, expected in ((8, 1, 1, 3), (4, 1, 1, 6), (2, 2, 1, 6), (4, 2, 2, 6)):
+        steps.clear()
+        rloo(
+            tiny_model,
+            tmp_path / f"{minibatch}-{accumulation}-{epochs}",
+            minibatch_size=minibatch,
+            gradient_accumulation=accumulation,
+            epochs=epochs,
+        )
+        assert steps[-1] == (expected, expected)
+
+
+def test_rloo_pays_the_missing_eos_penalty_on_cut_answers_alone(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import trl
+
+    given: list[list[float | None]] = []
+
+    class Trainer(trl.RLOOTrainer):
+        def __init__(self, *args: Any, reward_funcs: Any, **kwargs: Any) -> None:
+            def heard(completion_ids: list[list[int]], **rest: Any) -> list[float | None]:
+                given.append([ids[-1] for ids in completion_ids])
+                given.append(reward_funcs[1](completion_ids=completion_ids, **rest))
+                return given[-1]
+
+            super().__init__(*args, reward_funcs=[reward_funcs[0], heard], **kwargs)
+
+    monkeypatch.setattr(trl, "RLOOTrainer", Trainer)
+    stop = set(range(0, 600, 3))
+    monkeypatch.setattr(chat, "stop_ids", lambda tokenizer: stop)
+    log, _ = rloo(tiny_model, tmp_path, missing_eos_penalty=2.5)
+    last, penalties = np.concatenate(given[::2]), np.concatenate(given[1::2])
+    ended = np.isin(last, list(stop))
+    assert 0 < ended.mean() < 1
+    np.testing.assert_array_equal(penalties, np.where(ended, 0.0, -2.5))
+    np.testing.assert_allclose(log["ended_fraction"].mean(), ended.mean())
+
+
+def test_rloo_kl_is_in_nats_a_sequence_and_absent_without_a_penalty(tiny_model: Path, tmp_path: Path) -> None:
+    log, _ = rloo(tiny_model, tmp_path / "kl", updates=4, learning_rate=3e-2)
+    assert log["kl"].iloc[0] == pytest.approx(0, abs=1e-5)  # the policy is the reference
+    assert log["kl"].iloc[-1] > 0.05
+    free, _ = rloo(tiny_model, tmp_path / "free", kl_coef=0.0)
+    assert "kl" not in free
+
+
+# ---------------------------------------------------------------- DPO
+
+
+def trained(model: Path, out: Path, pairs: pd.DataFrame, *, lora: Lora | None = None, **settings: Any) -> pd.DataFrame:
+    given = Rl(**{"algorithm": "dpo", "minibatch_size": 6, "learning_rate": 3e-3} | settings)
+    return rl.dpo(
+        model,
+        pairs,
+        out,
+        given,
+        arm="x",
+        lora=lora,
+        max_length=64,
+        seed=0,
+        report_to="none",
+        checkpoint_every=10**6,
+        progress=Silent(),
+    )
+
+
+def implied(model: Path, tuned: Path, pairs: pd.DataFrame, beta: float) -> np.ndarray:
+    """P(chosen is better) that a tuned policy implies: sigmoid of beta times the difference of log ratios."""
+    ratios = []
+    for folder in (tuned, model):
+        policy, tokenizer = checkpoints.load_policy(folder)
+        rows = [rl._pair(tokenizer, row, 64) for row in pairs.to_dict("records")]
+        batch = soft_label.SoftLabelDPOCollator(pad_token_id=tokenizer.pad_token_id)(rows)
+        with torch.no_grad():
+            chosen, rejected = soft_label.sequence_logprobs(policy, batch).double().chunk(2)
+        ratios.append(chosen - rejected)
+    return torch.sigmoid(beta * (ratios[0] - ratios[1])).numpy()
+
+
+@pytest.mark.parametrize("lora", [Lora(rank=8, alpha=16), None], ids=["lora", "full"])
+def test_dpo_learns_soft_labels_as_probabilities(tiny_model: Path, tmp_path: Path, lora: Lora | None) -> None:
+    """Labels of 0.7 one way round and 0.3 the other: rounded, both would drive the margin up for ever."""
+    turned = PAIRS[3:].rename(columns={"chosen": "rejected", "rejected": "chosen"}).assign(p=0.3)
+    pairs = pd.concat([PAIRS[:3].assign(p=0.7), turned])
+    p, rate = pairs["p"].to_numpy(), 1e-3 if lora is None else 5e-3
+    log = trained(tiny_model, tmp_path, pairs, lora=lora, kl_coef=1.0, updates=40, learning_rate=rate)
+    np.testing.assert_allclose(implied(tiny_model, tmp_path / "model", pairs, 1.0), p, atol=0.02)
+    entropy = -(p * np.log(p) + (1 - p) * np.log(1 - p)).mean()
+    assert log["policy_loss"].iloc[0] == pytest.approx(np.log(2), abs=1e-4)
+    assert log["policy_loss"].iloc[-1] == pytest.approx(entropy, abs=0.01)
+
+
+def test_dpo_on_hard_labels_is_trls_own(tiny_model: Path, tmp_path: Path) -> None:
+    """The same loss as TRL's DPOTrainer, at a policy that is not the reference, for beta as given."""
+    policy, tokenizer = checkpoints.load_policy(tiny_model)
+    rows = [rl._pair(tokenizer, dict(row), 64) for row in PAIRS.to_dict("records")]
+    collator = soft_label.SoftLabelDPOCollator(pad_token_id=tokenizer.pad_token_id)
+    rl._add_reference(policy, rows, collator, 4)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    for beta in (1e-4, 0.3):
+        args = DPOConfig(output_dir=str(tmp_path), beta=beta, bf16=False, report_to="none", use_cpu=True)
+        reference, _ = checkpoints.load_policy(tiny_model)
+
+        class Theirs(DPOTrainer):
+            def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+                return dataset
+
+        kept = ("prompt_ids", "chosen_ids", "rejected_ids")
+        bare = [{key: row[key] for key in kept} for row in rows]
+        theirs = Theirs(
+            model=policy,
+            ref_model=reference,
+            args=args,
+            train_dataset=Dataset.from_list(bare),
+            processing_class=tokenizer,
+        )
+        expected = theirs.compute_loss(policy, theirs.data_collator(bare)).item()
+        ours = soft_label.SoftLabelDPOTrainer(
+            model=policy, args=args, train_dataset=Dataset.from_list(rows), data_collator=collator
+        )
+        assert ours.compute_loss(policy, collator(rows)).item() == pytest.approx(expected, abs=1e-5)
+        flipped = [row | {"p": 0.0} for row in rows]
+        assert ours.compute_loss(policy, collator(flipped)).item() != pytest.approx(expected, abs=1e-5)
+
+
+def test_a_cut_answer_has_no_end_of_turn_in_dpo(tiny_model: Path) -> None:
+    tokenizer = checkpoints.load_tokenizer(tiny_model)
+    row = PAIRS.iloc[0].to_dict() | {"chosen_ended": True, "rejected_ended": False}
+    pair = rl._pair(tokenizer, row, 64)
+    assert pair["chosen_ids"][-1] == chat.end_of_turn_id(tokenizer)
+    assert pair["rejected_ids"] == chat.encode_response(tokenizer, row["rejected"], ended=False)
+
+
+def test_a_long_prompt_loses_its_beginning_in_dpo(tiny_model: Path) -> None:
+    tokenizer = checkpoints.load_tokenizer(tiny_model)
+    row = PAIRS.iloc[0].to_dict() | {"prompt": "word " * 200}
+    pair = rl._pair(tokenizer, row, 64)
+    assert len(pair["prompt_ids"]) + len(pair["chosen_ids"]) == 64
+    assert pair["prompt_ids"] == chat.encode_prompt(tokenizer, row["prompt"])[-len(pair["prompt_ids"]) :]
+    assert len(rl._pair(tokenizer, row | {"chosen": "word " * 200}, 64)["chosen_ids"]) == 64
+
+
+def test_dpo_snapshots_and_logs_every_update(tiny_model: Path, tmp_path: Path) -> None:
+    log = trained(tiny_model, tmp_path, PAIRS, updates=4, minibatch_size=2, gradient_accumulation=3, snapshots=1)
+    assert log["step"].tolist() == [1, 2, 3, 4]
+    assert log["reward"].iloc[-1] > 0
+    assert [path.name for path in (tmp_path / "snapshots").iterdir()] == ["step-000002"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from harness import files
 from harness.errors import UserError
@@ -14,9 +15,24 @@ from harness.models import server
 ARMS = ("pretrained", "helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot")
 FIRST_SUITES = ("elo", "pm_score", "evasiveness", "goodharting")
 
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Tokens = Annotated[int, Field(ge=1, le=10**6)]  # beyond any model's context
+Batch = Annotated[int, Field(ge=1, le=10**6)]
+Rate = Annotated[float, Field(gt=0, le=10)]  # a learning rate
+Epochs = Annotated[float, Field(gt=0, le=10**4)]
+
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Nothing is infinite; true and false are no numbers.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        named = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and named is not bool:
+            raise ValueError("Input should not be true or false")
+        return value
 
 
 class Models(_Section):
@@ -61,32 +77,43 @@ class Data(_Section):
 class Scale(_Section):
     """How much of everything."""
 
-    redteam_prompts: int = Field(24, ge=2)
-    helpful_prompts: int = Field(24, ge=2)
-    heldout_prompts: int = Field(16, ge=2, description="of each kind, for the suites")
-    samples_per_prompt: int = Field(1, ge=1)
-    preference_pairs: int = Field(32, ge=4, description="human pairs of each kind, for the arms")
-    gold_pairs: int = Field(32, ge=4, description="pairs of each kind that only the gold PMs see")
-    max_new_tokens: int = Field(32, ge=1)
-    max_prompt_tokens: int = Field(128, ge=8, description="longer prompts are left out")
-    batch_size: int = Field(32, ge=1, description="for generation and scoring")
+    redteam_prompts: int = Field(24, ge=2, le=10**9)
+    helpful_prompts: int = Field(24, ge=2, le=10**9)
+    heldout_prompts: int = Field(16, ge=2, le=10**9, description="of each kind, for the suites")
+    samples_per_prompt: int = Field(1, ge=1, le=10**6)
+    preference_pairs: int = Field(32, ge=4, le=10**9, description="human pairs of each kind, for the arms")
+    gold_pairs: int = Field(32, ge=4, le=10**9, description="pairs of each kind that only the gold PMs see")
+    max_new_tokens: Tokens = 32
+    max_prompt_tokens: int = Field(128, ge=8, le=10**6, description="longer prompts are left out")
+    batch_size: Batch = Field(32, description="for generation and scoring")
 
 
 class Lora(_Section):
-    rank: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1)
-    top_layers: int | None = Field(None, ge=1)
+    rank: int = Field(16, ge=1, le=10**5)
+    alpha: int = Field(32, ge=1, le=10**6)
+    top_layers: int | None = Field(None, ge=1, le=10**5)
 
 
-class Sft(_Section):
+class _Training(_Section):
+    """What every supervised training has."""
+
+    batch_size: Batch = Field(8, description="rows in an optimiser step")
+    micro_batch_size: Batch | None = Field(None, description="of them at once; None: all")
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> Self:
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
+        return self
+
+
+class Sft(_Training):
     """SL-CAI's fine-tuning: revisions of red-team answers mixed with helpful-only answers (paper, section 3.1)."""
 
-    epochs: float = Field(1.0, gt=0)
-    learning_rate: float = Field(2e-4, gt=0)
-    batch_size: int = Field(8, ge=1, description="sequences in an optimiser step")
-    micro_batch_size: int | None = Field(None, ge=1, description="of them at once; None: all")
+    epochs: Epochs = 1.0
+    learning_rate: Rate = 2e-4
     train_on: Literal["final", "all"] = "final"
-    helpful_per_prompt: int = Field(1, ge=0)
+    helpful_per_prompt: int = Field(1, ge=0, le=10**4)
 
 
 class Revise(_Section):
@@ -95,18 +122,26 @@ class Revise(_Section):
     rounds: int = Field(4, ge=1, le=16)
     critique: bool = True  # False: direct revision (Figure 7)
     also_direct: bool = False  # a second, direct set of chains, only measured
-    also_principles: tuple[int, ...] = ()  # further chains by just so many principles, only measured (Figure 6)
+    # further chains by just so many principles, only measured (Figure 6)
+    also_principles: tuple[Annotated[int, Field(ge=1, le=10**4)], ...] = ()
     context: Literal["latest", "chain"] = "latest"  # what a request sees: the latest answer, or the whole chain
     replacement: bool = True  # a principle may come twice in a chain; false: not before all have been used
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(1.0, ge=0, le=100)
     few_shot: bool = True
+
+    @field_validator("also_principles")
+    @classmethod
+    def _each_once(cls, numbers: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(numbers)) < len(numbers):
+            raise ValueError("a number of principles is named twice")
+        return numbers
 
 
 class Feedback(_Section):
     """AI labels (paper, section 4.1)."""
 
     clamp: tuple[float, float] | None = (0.4, 0.6)  # of CoT labels
-    cot_tokens: int = Field(48, ge=1)
+    cot_tokens: Tokens = 48
     few_shot: bool = True
 
     @model_validator(mode="after")
@@ -116,39 +151,61 @@ class Feedback(_Section):
         return self
 
 
-class Pm(_Section):
+class Pm(_Training):
     """Preference models; `variants` of rl_cai's are trained beside it and only measured (claims 15 and 16)."""
 
-    epochs: float = Field(2.0, gt=0)
-    learning_rate: float = Field(5e-4, gt=0)
-    batch_size: int = Field(8, ge=1, description="pairs in an optimiser step")
-    micro_batch_size: int | None = Field(None, ge=1, description="of them at once; None: all")
-    max_length: int = Field(256, ge=16)
+    epochs: Epochs = 2.0
+    learning_rate: Rate = 5e-4
+    max_length: int = Field(256, ge=16, le=10**6)
     variants: tuple[Literal["hard", "one_principle"], ...] = ()
 
 
 class Rl(_Section):
-    """RL against a PM. `ppo` is the paper's; `rloo` and `dpo` are TRL's trainers on the same data."""
+    """RL against a PM. `ppo` is the paper's; `rloo` and `dpo` are TRL's algorithms on the same data.
+
+    An update is `rollouts_per_update` answers and `epochs` passes over them, in optimiser steps of minibatch_size x
+    gradient_accumulation; with dpo, which samples nothing, one optimiser step. kl_coef is DPO's beta.
+    """
 
     algorithm: Literal["ppo", "rloo", "dpo"] = "ppo"
-    updates: int = Field(6, ge=1)
-    rollouts_per_update: int = Field(8, ge=1)
-    minibatch_size: int = Field(8, ge=1)
-    gradient_accumulation: int = Field(1, ge=1)
-    epochs: int = Field(1, ge=1)
-    learning_rate: float = Field(2e-4, gt=0)
-    kl_coef: float = Field(0.05, ge=0)
-    kl_target: float | None = Field(None, gt=0)
-    missing_eos_penalty: float = Field(0.0, ge=0)
-    snapshots: int = Field(2, ge=0, description="saved along the run, the last step not counted")
-    checkpoint_every: int = Field(1, ge=1)
+    updates: Count = 6
+    rollouts_per_update: Batch = 8
+    minibatch_size: Batch = 8
+    gradient_accumulation: Batch = 1
+    epochs: int = Field(1, ge=1, le=10**4)
+    learning_rate: Rate = 2e-4
+    kl_coef: float = Field(0.05, ge=0, le=1000)
+    kl_target: float | None = Field(None, gt=0, le=10**6, description="nats a sequence, held by adapting kl_coef")
+    missing_eos_penalty: float = Field(0.0, ge=0, le=10**6, description="taken from the score of a cut answer")
+    snapshots: int = Field(2, ge=0, le=10**6, description="saved along the run, the last step not counted")
+    checkpoint_every: Count = 1
+
+    @model_validator(mode="after")
+    def _every_key_counts(self) -> Rl:
+        """What an algorithm does not use is refused where it differs from the default."""
+        unused = {"ppo": (), "rloo": ("kl_target",), "dpo": _SAMPLING}[self.algorithm]
+        for key in unused:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} means nothing to rl.algorithm {self.algorithm}; leave it out, or use ppo")
+        if self.algorithm == "dpo" and self.kl_coef == 0:
+            raise ValueError("kl_coef is DPO's beta, which cannot be 0; give a positive number, such as 0.1")
+        step = self.minibatch_size * self.gradient_accumulation
+        if self.algorithm == "rloo" and (self.rollouts_per_update % 2 or self.rollouts_per_update % step):
+            raise ValueError(
+                f"rloo needs an even rollouts_per_update that is a multiple of minibatch_size x gradient_accumulation "
+                f"({step}), got {self.rollouts_per_update}"
+            )
+        return self
+
+
+_SAMPLING = ("rollouts_per_update", "epochs", "kl_target", "missing_eos_penalty")  # keys of algorithms that sample
 
 
 class Experiment(_Section):
     """A whole run."""
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
-    seed: int = 0
+    name: str
+    seed: int = Field(0, ge=0, lt=2**31)
     models: Models = Models()
     data: Data = Data()
     constitution: str = "default"
@@ -163,6 +220,19 @@ class Experiment(_Section):
     rl: Rl = Rl()
     methods: tuple[str, ...] = ()  # Python files that add arms (docs/add-a-method.md)
     report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
+            raise ValueError("a name is 1 to 100 letters, digits, '.', '_' and '-', beginning with none of '.' and '-'")
+        return name
+
+    @model_validator(mode="after")
+    def _suites_have_their_data(self) -> Experiment:
+        if "hhh" in self.suites and self.data.hhh is None:
+            raise ValueError("suite hhh needs the HHH comparisons; name their file under data.hhh, or leave it out")
+        return self
 
     @model_validator(mode="after")
     def _arms_known(self) -> Experiment:

@@ -34,6 +34,7 @@ class Training:
 
 def plan(experiment: Experiment) -> Training:
     """All stages of the experiment's arms (and of what they need), none of them carried out."""
+    _check_tracker(experiment.report_to)
     line = _Line(experiment)
     wanted = set(experiment.arms)
 
@@ -97,6 +98,13 @@ def plan(experiment: Experiment) -> Training:
         known = ", ".join(arms)
         raise UserError(f"arms: unknown arm {unknown[0]!r}, which no file under methods makes either; known: {known}")
     return replace(training, arms={arm: arms[arm] for arm in experiment.arms})
+
+
+def _check_tracker(name: str) -> None:
+    """Raise UserError where the experiment tracker is not installed: before hours of training, not in the middle."""
+    packages = {"none": (), "tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}[name]
+    if packages and not any(importlib.util.find_spec(package) for package in packages):
+        raise UserError(f"report_to: {name} is not installed; `pip install {name}`, or set report_to: none")
 
 
 def own_arms(file: Path, experiment: Experiment, training: Training) -> Mapping[str, Stage]:

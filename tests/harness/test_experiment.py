@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import yaml
+from pydantic import BaseModel
 
 from harness import experiment
 from harness.errors import UserError
+from harness.experiment import Experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,11 +47,70 @@ def test_shipped_experiments_load(file: Path) -> None:
         ("name: x\narms: []", "arms is empty"),
         ("name: x\narms: [sl_cai, sl_cai]", "named twice"),
         ("name: x\nfeedback: {clamp: [0.6, 0.4]}", "feedback: clamp must be two numbers"),
+        ("name: x\nsuites: [elo, hhh]", "suite hhh needs the HHH comparisons; name their file under data.hhh"),
+        ("name: x\nsft: {batch_size: 9, micro_batch_size: 2}", "sft: micro_batch_size 2 does not divide batch_size 9"),
+        ("name: x\npm: {batch_size: 9, micro_batch_size: 2}", "pm: micro_batch_size 2 does not divide batch_size 9"),
+        ("name: x\nrevise: {also_principles: [-3]}", "revise.also_principles.0: Input should be greater than or equal"),
+        ("name: x\nrevise: {also_principles: [2, 2]}", "revise.also_principles: a number of principles is named twice"),
+        ("name: x\nrl: {kl_target: -1}", "rl.kl_target: Input should be greater than 0, got '-1'"),
+        ("name: x\nrl: {kl_coef: 1.0e9}", "rl.kl_coef: Input should be less than or equal to 1000"),
+        ("name: x\nrl: {algorithm: dpo, epochs: 2}", "rl: epochs means nothing to rl.algorithm dpo; leave it out"),
+        ("name: x\nrl: {algorithm: dpo, rollouts_per_update: 64}", "rl: rollouts_per_update means nothing to"),
+        ("name: x\nrl: {algorithm: dpo, kl_target: 3}", "rl: kl_target means nothing to"),
+        ("name: x\nrl: {algorithm: dpo, missing_eos_penalty: 1}", "rl: missing_eos_penalty means nothing to"),
+        ("name: x\nrl: {algorithm: dpo, kl_coef: 0}", "rl: kl_coef is DPO's beta, which cannot be 0"),
+        ("name: x\nrl: {algorithm: rloo, kl_target: 3}", "rl: kl_target means nothing to rl.algorithm rloo"),
+        ("name: x\nrl: {algorithm: rloo, minibatch_size: 3}", "rl: rloo needs an even rollouts_per_update"),
+        ("name: x\nrl: {algorithm: rloo, rollouts_per_update: 1, minibatch_size: 1}", "rl: rloo needs an even"),
+        ("name: .", "name: a name is 1 to 100 letters"),
+        ("name: ..", "name: a name is 1 to 100 letters"),
+        ("name: -x", "name: a name is 1 to 100 letters"),
+        ("name: a/b", "name: a name is 1 to 100 letters"),
+        ("name: ''", "name: a name is 1 to 100 letters"),
+        ("name: x\nseed: -1", "seed: Input should be greater than or equal to 0, got '-1'"),
+        ("name: x\nseed: 99999999999999999999", "seed: Input should be less than 2147483648"),
+        ("name: x\nseed: true", "seed: Input should not be true or false"),
+        ("name: x\nrevise: {rounds: yes}", "revise.rounds: Input should not be true or false"),
         ("name: x\nrl: {algorithm: a2c}", "rl.algorithm: Input should be 'ppo', 'rloo' or 'dpo'"),
     ],
 )
 def test_mistakes_name_the_key_and_the_mend(tmp_path: Path, text: str, expected: str) -> None:
     assert expected in fault(tmp_path, text)
+
+
+def numbers(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every key of the experiment file that takes a number."""
+    for name, field in model.model_fields.items():
+        kinds = [part for part in [field.annotation, *get_args(field.annotation)] if isinstance(part, type)]
+        sections = [kind for kind in kinds if issubclass(kind, BaseModel)]
+        if sections:
+            yield from numbers(sections[0], (*path, name))
+        elif any(kind in (int, float) for kind in kinds):
+            yield (*path, name)
+
+
+NUMBERS = sorted(".".join(path) for path in numbers(Experiment))
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "1.0e+25", "-1.0e+25", "true"])
+def test_no_number_is_infinite_or_beyond_all_bounds(tmp_path: Path, key: str, value: str) -> None:
+    section, _, name = key.rpartition(".")
+    text = f"name: x\n{section}: {{{name}: {value}}}" if section else f"name: x\n{name}: {value}"
+    assert key in fault(tmp_path, text)
+
+
+def test_the_keys_with_numbers_are_found() -> None:
+    assert {"seed", "rl.learning_rate", "scale.heldout_prompts", "lora.top_layers", "rl.kl_target"} <= set(NUMBERS)
+    assert len(NUMBERS) > 30
+
+
+def test_keys_that_an_algorithm_ignores_may_stand_at_their_default(tmp_path: Path) -> None:
+    """A finished run's own experiment.yaml names every key, and can be run again."""
+    for algorithm in ("ppo", "rloo", "dpo"):
+        whole = Experiment(name="x", rl={"algorithm": algorithm}).model_dump(mode="json")
+        (tmp_path / "whole.yaml").write_text(yaml.safe_dump(whole))
+        assert experiment.load(tmp_path / "whole.yaml").rl.algorithm == algorithm
 
 
 def test_a_missing_file_points_to_the_shipped_ones(tmp_path: Path) -> None:

@@ -327,7 +327,8 @@ def test_an_experiments_labels_come_from_its_server(serve: Serve, tmp_path: Path
     keys = {stage_key(planned(model), {"response_pairs": "0"}) for model in ("m", "m", "other")}
     assert (len(keys), fake.requests) == (2, [])  # a plan asks nobody, and tells models apart
     pairs = PAIRS.melt("prompt", ["response_a", "response_b"], value_name="response")
-    pairs.assign(sample=(pairs["variable"] == "response_b").astype(int)).to_parquet(tmp_path / "responses.parquet")
+    answered = pairs.assign(sample=(pairs["variable"] == "response_b").astype(int), ended=True)
+    answered.to_parquet(tmp_path / "responses.parquet")
     work = stage.work(tmp_path, {"responses": tmp_path})
     stage.function(work)
     labels = pd.read_parquet(tmp_path / "feedback.parquet")

@@ -112,3 +112,18 @@ def test_the_report_shows_position_bias() -> None:
     assert report["p_letter_a"] == pytest.approx(0.9)
     assert report["order_agreement"] == 0
     assert report["mean_distance_from_half"] == 0
+
+
+def test_the_two_answers_keep_their_order_and_whether_they_ended() -> None:
+    answers = pd.DataFrame(
+        {"prompt": ["z", "a", "z", "a"], "sample": [1, 0, 0, 1], "response": ["z1", "a0", "z0", "a1"]}
+        | {"ended": [True, False, False, True]}
+    )
+    pairs = ai_feedback.two_answers(answers)
+    assert pairs.to_dict("list") == {
+        "prompt": ["z", "a"],
+        "response_a": ["z0", "a0"],
+        "response_b": ["z1", "a1"],
+        "ended_a": [False, False],
+        "ended_b": [True, True],
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -71,6 +72,16 @@ def test_too_few_principles_are_an_error_of_the_plan(tmp_path: Path, revise: dic
     (tmp_path / "five.yaml").write_text(yaml.safe_dump(raw))
     with pytest.raises(UserError, match=expected):
         arms.plan(Experiment(name="x", constitution=str(tmp_path / "five.yaml"), revise=revise))
+
+
+def test_a_tracker_that_is_not_installed_is_an_error_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    missing = ("wandb", "tensorboard", "tensorboardX")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else found(name))
+    for tracker in ("wandb", "tensorboard"):
+        with pytest.raises(UserError, match=f"report_to: {tracker} is not installed; `pip install {tracker}`"):
+            arms.plan(Experiment(name="x", report_to=tracker))
+    arms.plan(Experiment(name="x", report_to="none"))
 
 
 def test_no_arm_sees_a_gold_pm(training: arms.Training) -> None:

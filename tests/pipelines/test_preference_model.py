@@ -103,7 +103,7 @@ def test_soft_labels_are_learnt_as_probabilities(tiny_model: Path, tmp_path: Pat
 
 
 def test_gradient_accumulation_equals_one_large_batch(tiny_model: Path, tmp_path: Path) -> None:
-    """13 pairs in steps of 8, all at once and 4 at a time: the last pair, alone in its micro-batch, weighs as any other."""
+    """13 pairs in steps of 8, at once and 4 at a time: the last pair, alone in its micro-batch, weighs as any other."""
     last = pd.DataFrame({"prompt": ["Last?"], "chosen": ["no no no"], "rejected": ["yes"], "p": [0.9]})
     pairs = pd.concat([PAIRS, last], ignore_index=True)
     scores = []

@@ -201,9 +201,7 @@ def _rloo(
     rendered = [{"prompt": chat.render(tokenizer, chat.parse(p)), "asked": p} for p in prompts]
     steps = settings.epochs * settings.rollouts_per_update
     steps //= settings.minibatch_size * settings.gradient_accumulation  # optimiser steps an update
-    shared = trainer.arguments(
-        out / "trainer", seed=seed, report_to=report_to, save_steps=steps * checkpoint_every
-    )
+    shared = trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=steps * checkpoint_every)
     config = RLOOConfig(
         **(shared | {"logging_steps": steps}),
         max_steps=settings.updates * steps,

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from reports import reading, style
 from reports.exhibit import Drawn, exhibit
-from reports.load import HHH, Missing, RunData, in_order
+from reports.load import Missing, RunData, Setting, in_order
 
 _REVISIONS = ["mode", "n_principles", "revision", "which", "estimate", "low", "high", "n"]
 _MODES = {"critiqued": ("#0072B2", "o"), "direct": ("#D55E00", "s")}
@@ -87,8 +87,8 @@ def principles(run: RunData) -> Drawn:
     rows = rows[(rows["which"] == "harmless") & rows["n_principles"].notna()]
     rows = rows[rows["revision"] == rows["revision"].max()]
     if rows["n_principles"].nunique() < 2:
-        what = "every chain draws from the same number of principles; set revise.also_principles to [1, 2, 4, 8]"
-        raise Missing(what, run.command("chains"))
+        more = ("revise.also_principles", [1, 2, 4, 8])
+        raise Missing("every chain draws from the same number of principles", run.command("pm_score", more))
     figure, (axes,) = style.new()
     for mode, part in rows.groupby("mode"):
         colour, marker = _MODES.get(str(mode), ("#767676", "^"))
@@ -195,7 +195,7 @@ def hhh_accuracy(run: RunData) -> Drawn:
     """Accuracy by mode on the 438 binary comparisons."""
     rows = run.summary[run.summary["metric"].str.startswith("accuracy_") & (run.summary["suite"] == "hhh")]
     if rows.empty:
-        raise Missing(f"no HHH accuracy in results/hhh; {HHH}", run.command("hhh"))
+        raise Missing("no HHH accuracy in results/hhh", run.command("hhh"))
     rows = rows.assign(arm=_by_model(rows["arm"], rows["metric"].str.removeprefix("accuracy_"))).reset_index(drop=True)
     figure, (axes,) = style.new(height=0.9 + 0.5 * len(rows))
     style.points(axes, rows, "Accuracy (%); 50 is chance", percent=True, zero=50)
@@ -217,7 +217,7 @@ def _by_model(models: pd.Series, modes: pd.Series) -> pd.Series:
 )
 def calibration(run: RunData) -> Drawn:
     """How often an answer given probability p is the right one."""
-    rows = run.need("hhh/calibration", ["mode", "clamped", "predicted", "estimate", "low", "high", "n"], hint=HHH)
+    rows = run.need("hhh/calibration", ["mode", "clamped", "predicted", "estimate", "low", "high", "n"])
     if _has(run, "hhh/calibration", "model"):
         models = run.need("hhh/calibration", ["model"])["model"]
         rows = rows.assign(mode=_by_model(models, rows["mode"]))
@@ -324,6 +324,13 @@ def training(run: RunData) -> Drawn:
     return figure, rows, text, f"Training curves by arm. {text}"
 
 
+def _against_a_pm(run: RunData) -> list[Setting]:
+    """What an experiment needs so that some arm is trained by RL against a PM."""
+    rl = run.experiment.get("rl")
+    dpo = isinstance(rl, dict) and rl.get("algorithm") == "dpo"
+    return run.needs_arm("rl_cai", "rl_cai_cot", "helpful_only", "hh_rlhf") + [("rl.algorithm", "ppo")] * dpo
+
+
 @exhibit(
     "overoptimisation",
     "Proxy against gold PM along KL",
@@ -334,7 +341,7 @@ def overoptimisation(run: RunData) -> Drawn:
     if run.is_eval:
         raise Missing("responses alone do not tell the KL of an RL run", "cai run experiments/demo.yaml")
     rows = run.need("goodharting/overoptimisation", ["arm", "step", "sqrt_kl", "proxy", "gold", "low", "high"],
-                    hint="set rl.snapshots to 5 or more")  # fmt: skip
+                    settings=[("rl.snapshots", 5), *_against_a_pm(run)])  # fmt: skip
     gold = rows.assign(estimate=rows["gold"])
     figure, (axes,) = style.new()
     arms = in_order(set(rows["arm"].astype(str)))

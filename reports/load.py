@@ -24,13 +24,13 @@ _OPTIONS = {  # of `cai eval`, by what a suite needs
     "comparisons": "--hhh FILE",
 }  # fmt: skip
 ARMS = ("pretrained", "helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot")
-HHH = "add hhh to suites and name the comparisons in data.hhh"
+Setting = tuple[str, Any]  # a dotted key of the experiment, and the value that it needs
 _TEXT = {"arm", "arm_a", "arm_b", "metric", "prompt", "response", "which", "mode"}
 _NUMBERS = {"estimate", "low", "high", "n", "elo", "score", "p_a", "p_a_raw", "p_a_forward", "p_a_swapped"}
 
 
 class Missing(Exception):  # noqa: N818  a state, not a fault
-    """What a run does not hold, and the command that would measure it; no command where it was measured and is none."""
+    """What a run does not hold, and how to measure it; no command where it was measured and there is none."""
 
     def __init__(self, what: str, command: str = ""):
         super().__init__(f"Not measured: {what}. To measure it: {command}" if command else f"Nothing to show: {what}.")
@@ -81,32 +81,33 @@ class RunData:
     def has(self, table: str) -> bool:
         return self.path(table).is_file()
 
-    def need(self, name: str, columns: Sequence[str], *, hint: str = "", none: str = "") -> pd.DataFrame:
+    def need(
+        self, name: str, columns: Sequence[str], *, settings: Sequence[Setting] = (), none: str = ""
+    ) -> pd.DataFrame:
         """Columns of table `name`, `Missing` where one is not there or holds the wrong kind of value.
 
-        hint: what to set before the command measures it. none: what it means that the table is whole and has no rows.
+        settings: what the table needs beside its suite. none: what it means that the table is whole and has no rows.
         """
-        mend = self.command(name)
-        hint = f"; {hint}" if hint else ""
+        command = self.command(name, *settings)
         found = self.table(name, columns)
         if found is None:
             there = "cannot be read" if self.has(name) else "is missing"
-            raise Missing(f"results/{name}.parquet {there}{hint}", mend)
+            raise Missing(f"results/{name}.parquet {there}", command)
         lacking = [c for c in columns if c not in found]
         if lacking:
-            raise Missing(f"results/{name}.parquet has no column {', '.join(lacking)}", mend)
+            raise Missing(f"results/{name}.parquet has no column {', '.join(lacking)}", command)
         if found.empty:
-            raise Missing(none) if none else Missing(f"results/{name}.parquet has no rows{hint}", mend)
+            raise Missing(none) if none else Missing(f"results/{name}.parquet has no rows", command)
         wrong = [c for c in columns if c in _NUMBERS and not pd.api.types.is_numeric_dtype(found[c])]
         wrong += [
             c for c in columns if c in _TEXT and pd.api.types.is_numeric_dtype(found[c]) and found[c].notna().any()
         ]
         if wrong:
-            raise Missing(f"results/{name}.parquet holds the wrong kind of value in {', '.join(wrong)}", mend)
+            raise Missing(f"results/{name}.parquet holds the wrong kind of value in {', '.join(wrong)}", command)
         return found
 
-    def command(self, table: str) -> str:
-        """What a user types to get `table`."""
+    def command(self, table: str, *settings: Setting) -> str:
+        """How a user gets `table`: the keys to set in the experiment, its suite's and `settings`, and a command."""
         suite = table.split("/")[0]
         needs = [known.needs for known in registry.SUITES if known.name == suite]
         if needs and self.is_eval:
@@ -114,7 +115,44 @@ class RunData:
             return f"cai eval {options} --suite {suite} --out {self.folder.name}"
         if suite == "claims":
             return f"cai claims {self.folder.name}"
-        return f"cai run {self.about.get('experiment_file', 'experiments/demo.yaml')}"
+        file = self.about.get("experiment_file", "experiments/demo.yaml")
+        wanted = [setting for setting in (*self._settings_of(suite), *settings) if not self._is_set(*setting)]
+        if wanted:
+            said = " and ".join(f"{key}: {_yaml(value)}" for key, value in wanted)
+            return f"set {said} in {file}, then: cai run {file}"
+        if self.about and not self.is_eval:  # all that was asked was measured, so the run would find nothing to do
+            return f"delete results/ and report/ in {self.folder}, then: cai run {file}"
+        return f"cai run {file}"
+
+    def _settings_of(self, table: str) -> list[Setting]:
+        """What an experiment must say for a run to make `table`: that of a suite, or one of the run's own."""
+        suite = next((known for known in registry.SUITES if known.name == table), None)
+        if suite is not None:
+            listed = self.experiment.get("suites")
+            names = listed if isinstance(listed, list) else []
+            data = [("data.hhh", "FILE")] if "comparisons" in suite.needs and not self._value("data.hhh") else []
+            return [("suites", [*names, *({suite.name} - set(names))]), *data]
+        return self.needs_arm("rl_cai", "rl_cai_cot") if table == "feedback" else []
+
+    def needs_arm(self, *choices: str) -> list[Setting]:
+        """The setting that adds the first of `choices` to an experiment which has none of these arms."""
+        listed = self._value("arms")
+        arms = [str(arm) for arm in listed] if isinstance(listed, list) else []
+        return [] if set(choices) & set(arms) else [("arms", [*arms, choices[0]])]
+
+    def _is_set(self, key: str, value: Any) -> bool:
+        """Whether the experiment says so already; of a number, at least so much. True where there is no experiment."""
+        if not self.experiment:
+            return True
+        found = self._value(key)
+        number = isinstance(value, int) and isinstance(found, int)
+        return found >= value if number else found == value
+
+    def _value(self, key: str) -> Any:
+        found: Any = self.experiment
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        return found
 
     # ------------------------------------------------------------ views
 
@@ -136,7 +174,11 @@ class RunData:
         """Rows of one metric, of final models (True), of snapshots (False) or of both (None). Raises `Missing`."""
         rows = self.summary[self.summary["metric"] == name]
         if rows.empty:
-            raise Missing(f"no metric {name} in results/{suite}/summary.parquet", self.command(suite))
+            what = f"no metric {name} in results/{suite}/summary.parquet"
+            if self.has(f"{suite}/summary") and not self.is_eval:  # the suite ran, and its notes say why there is none
+                why = [note for note in self.notes(suite) if name in note or "not measured" in note]
+                raise Missing("; ".join([what, *why]))
+            raise Missing(what, self.command(suite))
         if final is True:
             rows = final_rows(rows)
         elif final is False:
@@ -178,8 +220,7 @@ class RunData:
             found.append(Missing("results/responses.parquet, the responses, is missing", self.command("responses")))
         for suite in registry.names():
             if not self.has(f"{suite}/summary"):
-                extra = f"; {HHH}" if suite == "hhh" else ""
-                found.append(Missing(f"suite {suite} has no results{extra}", self.command(suite)))
+                found.append(Missing(f"suite {suite} has no results", self.command(suite)))
         if not self.has("claims"):
             found.append(Missing("the claims have no verdicts", self.command("claims")))
         return found
@@ -207,9 +248,13 @@ class RunData:
             return None
 
 
+def _yaml(value: Any) -> str:
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)
+
+
 def no_snapshots(run: RunData, metric: str, suite: str) -> Missing:
-    mend = "give responses with a column step" if run.is_eval else "set rl.snapshots to 2 or more"
-    return Missing(f"no snapshots along RL in {metric}; {mend}", run.command(suite))
+    extra = "; give responses with a column step" if run.is_eval else ""
+    return Missing(f"no snapshots along RL in {metric}{extra}", run.command(suite, ("rl.snapshots", 2)))
 
 
 def find_runs(folder: Path) -> list[Path]:

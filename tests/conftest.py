@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from harness import cli
 from harness.data import SHIPPED
@@ -17,6 +18,10 @@ from tests.fake_server import FakeServer, Reply, Serve
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# A machine that is busy must fail no test; what must be fast is measured in benchmarks/.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 OWN_DATA = Path(__file__).with_name("data")
 # The public files of other projects, in the layout of tests/data. They are never committed, so most machines lack them.

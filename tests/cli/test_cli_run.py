@@ -53,6 +53,10 @@ def test_a_run_leaves_six_measured_arms_and_a_report(tiny_run: Path) -> None:
     about = json.loads((tiny_run / "run.json").read_text())
     assert about["human_harm_labels"]["hh_rlhf"] > 0
     assert about["human_harm_labels"]["rl_cai"] == 0
+    along = pd.read_parquet(results / "goodharting" / "overoptimisation.parquet")
+    assert set(along["arm"]) == ARMS - {"pretrained", "sl_cai"}
+    assert (along.groupby("arm")["step"].nunique() == 2).all()
+    assert (along.loc[along["step"] == along["step"].max(), "kl"] > 0).all()
     html = (tiny_run / "report" / "index.html").read_text()
     assert all(arm in html for arm in ARMS)
     assert "http://" not in html.replace("http://www.w3.org", "")

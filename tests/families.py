@@ -116,7 +116,7 @@ FAMILIES = [
     Family("phi", "PhiConfig", _ROLE_NAMES, (_END,), ("  ", "\t\t"), _ALL_END, tokenizer="CodeGenTokenizer",
            spare_rows=9),
     Family("smollm2", "LlamaConfig", _CHATML, (_END, "<|im_start|>", "<|im_end|>", "<repo_name>", "<filename>"),
-           named=_ALL_END, tokenizer="GPT2Tokenizer", more=_ROPE | {"tie_word_embeddings": True}, pad="<repo_name>"),
+           named=_ALL_END, tokenizer="GPT2Tokenizer", more=_ROPE | {"tie_word_embeddings": True}, pad="<filename>"),
 ]  # fmt: skip
 
 

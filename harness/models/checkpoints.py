@@ -74,11 +74,14 @@ def ensure_pad_token(tokenizer: Any) -> Any:
 
 
 def _spare_token(tokenizer: Any, taken: set[int | None]) -> str | None:
-    """A special token that neither text nor the chat template uses: one for padding first, one in reserve next."""
+    """A special token that neither text nor the chat template uses: one for padding first, one in reserve next.
+
+    Of the others, the last: the first ones are those that a chat template is likelier to have.
+    """
     template = tokenizer.chat_template or ""
     spare = [
         token.content
-        for i, token in sorted(tokenizer.added_tokens_decoder.items())
+        for i, token in sorted(tokenizer.added_tokens_decoder.items(), reverse=True)
         if token.special and i not in taken and token.content not in template
     ]
     unknown = tokenizer.unk_token_id

@@ -51,7 +51,15 @@ def test_control_tokens_in_data_reach_no_model(folder: Path, tmp_path: Path) -> 
         ai_feedback.label(model, rules, pairs, cot=cot, clamp=None, cot_tokens=2, seed=0)
     answers = pd.DataFrame({"prompt": [HOSTILE] * 2, "response": [HOSTILE, "x"], "arm": ["a", "b"]})
     judges.from_feedback(answers, model, "Which?")
-    row = {"comparison": 0, "question": HOSTILE, "right": HOSTILE, "wrong": "x", "right_first": True, "subset": None}
+    row = {
+        "comparison": 0,
+        "question": HOSTILE,
+        "asked": "Which?",
+        "right": HOSTILE,
+        "wrong": "x",
+        "right_first": True,
+        "subset": None,
+    }
     hhh.run(pd.DataFrame([row]), model, cot_tokens=2, n_cot=1)
     assert forged not in sft._tokens(tokenizer, HOSTILE, HOSTILE, 512, ended=True)["input_ids"]
     classifier, _ = scorer.load_classifier(folder)

@@ -7,7 +7,7 @@ table says which those are, over_refusal_rate on benign ones: any refusal, full 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import combinations
 from typing import Any, cast
@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import UserError
-from suites import evasiveness_model
+from harness.models.base import LanguageModel
+from suites import evasiveness_judge, evasiveness_model
 from suites.rates import rate, rate_difference
 from suites.result import SuiteResult, summary_frame
 
@@ -24,8 +25,17 @@ FEW_PROMPTS = 20  # below, bootstrap intervals are known to be too narrow
 DIFFERENCES = ["arm_a", "arm_b", "metric", "estimate", "low", "high", "n"]
 
 
-def run(responses: pd.DataFrame, *, seed: int = 0) -> SuiteResult:
+def run(
+    responses: pd.DataFrame,
+    *,
+    seed: int = 0,
+    judge: LanguageModel | None = None,
+    advance: Callable[[int, int], None] | None = None,
+) -> SuiteResult:
     """Label a response table (prompt, response, arm, step, sample; optionally kind, benign).
+
+    judge: a model that votes as well, if it shows that it can tell (`suites.evasiveness_judge`). advance(done, total)
+    is told how many responses have been read.
 
     Benign is what `benign` says or, where it says nothing, what is of kind "helpful". Summary: evasive_rate and
     over_refusal_rate by arm and step; n counts prompts. Tables: responses (label: complies, engages or evades; score:
@@ -35,7 +45,18 @@ def run(responses: pd.DataFrame, *, seed: int = 0) -> SuiteResult:
     if responses.empty:
         raise UserError("responses: the table is empty; give at least one response")
     benign = _benign(responses)
-    found = evasiveness_model.classify(responses["prompt"].tolist(), responses["response"].tolist())
+    prompts, texts = responses["prompt"].tolist(), responses["response"].tolist()
+    found = evasiveness_model.classify(prompts, texts, advance)
+    notes = []
+    if judge is not None:
+        kappa = evasiveness_judge.agreement_with_examples(judge)
+        votes = kappa >= evasiveness_judge.ENOUGH
+        notes.append(
+            f"judge: kappa {kappa:.2f} on {evasiveness_judge.ASKED} of the project's own examples; "
+            + ("it votes" if votes else f"under {evasiveness_judge.ENOUGH}, so it does not vote")
+        )
+        if votes:
+            found = evasiveness_judge.vote(found, evasiveness_judge.refusals(judge, prompts, texts, advance))
     table = responses.reset_index(drop=True).assign(
         label=found.label, score=found.score, refuses=found.refuses, benign=benign
     )
@@ -49,7 +70,7 @@ def run(responses: pd.DataFrame, *, seed: int = 0) -> SuiteResult:
                 {"arm": arm, "step": None if pd.isna(step) else int(step), "metric": metric, **asdict(interval)}
             )
     tables = {"responses": table, "differences": _differences(parts, seed)}
-    return SuiteResult("evasiveness", summary_frame("evasiveness", rows), tables, _notes(parts))
+    return SuiteResult("evasiveness", summary_frame("evasiveness", rows), tables, notes + _notes(parts))
 
 
 def _benign(responses: pd.DataFrame) -> np.ndarray:

@@ -113,7 +113,8 @@ def examples() -> pd.DataFrame:
     unknown = set(table["label"]) - set(KINDS)
     if unknown:
         raise UserError(f"{EXAMPLES}: unknown label '{sorted(unknown)[0]}'; use {', '.join(KINDS)}")
-    return table.assign(seen=[seen if isinstance(seen, list) else [] for seen in table["seen"]])
+    table["seen"] = table["seen"].map(lambda seen: seen if isinstance(seen, list) else [])
+    return table
 
 
 def fit(table: pd.DataFrame, strength: float = STRENGTH) -> Weights:

@@ -9,6 +9,7 @@ read on the model left out.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,9 +27,9 @@ samples only judge it. Intervals are 95 %; n counts responses in the first two t
 
 ## Agreement with people on a model left out
 
-The figure to expect of a model that nobody has looked at. For each model the classifier is fitted on the examples that
-were written before its errors were looked at (their field `seen` does not name it), and its one setting, the strength
-of the penalty, is the one that agrees best on the other two models. What this cannot undo: the verbal signs
+The closest figure here to what a new model will get. For each model the classifier is fitted on the examples that were
+written before its errors were looked at (their field `seen` does not name it), and its one setting, the strength of the
+penalty, is the one that agrees best on the other two models. What this cannot undo: the verbal signs
 (`suites/evasiveness_signs.py`) were written with the errors of all three in view, and nobody noted what the author of
 the {first} examples without `seen` had looked at.
 """
@@ -73,7 +74,8 @@ def rotation(xstest: pd.DataFrame) -> pd.DataFrame:
     """Agreement on each model left out, and on all of them pooled: examples, strength, and `agreement`'s figures."""
     own = evasiveness_model.examples()
     x = evasiveness_model.features(xstest["prompt"].tolist(), xstest["response"].tolist())
-    refusal, rows = xstest["refusal"].to_numpy(), {}
+    refusal = xstest["refusal"].to_numpy()
+    rows: dict[str, dict[str, Any]] = {}
     pooled = np.zeros(len(xstest), dtype=bool)
     for model in XSTEST_MODELS:
         unseen = own[[model not in seen for seen in own["seen"]]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -30,26 +30,6 @@ def samples(outside_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
             cut = [row | {"sampled_answers": row["sampled_answers"][:KEPT]} for row in rows]
             (folder / file.name).write_text("\n".join(map(json.dumps, cut)), encoding="utf-8")
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def classified_once() -> Iterator[None]:
-    """The classifier, remembering what it has read."""
-    known: dict[tuple[str, str], tuple[object, ...]] = {}
-    real = evasiveness_model.classify
-
-    def remembering(prompts: list[str], responses: list[str]) -> evasiveness_model.Classified:
-        pairs = list(zip(prompts, responses, strict=True))
-        new = list(dict.fromkeys(pair for pair in pairs if pair not in known))
-        if new:
-            found = real([p for p, _ in new], [r for _, r in new])
-            known.update(zip(new, zip(*vars(found).values(), strict=True), strict=True))
-        columns = zip(*(known[pair] for pair in pairs), strict=True)
-        return evasiveness_model.Classified(*(np.array(column) for column in columns))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evasiveness_model, "classify", remembering)
-        yield
 
 
 def verdicts(out: Path) -> dict[str, str]:

@@ -74,7 +74,7 @@ def problems(run: RunData) -> None:
 @st.cache_data(max_entries=200, show_spinner=False)
 def _drawn(folder: str, stamp: float, module: str, name: str) -> dict[str, Any]:
     found = getattr(importlib.import_module(module), name)(_open(folder, stamp))
-    files = {} if found.figure is None else {"svg": found.svg(), "csv": to_csv(found.table)}
+    files = {} if found.figure is None else {"svg": found.svg, "csv": to_csv(found.table)}
     missing = None if found.missing is None else (found.missing.what, found.missing.command)
     width = 0 if found.figure is None else int(PIXELS * found.figure.get_figwidth())
     words = {"title": found.title, "paper": found.paper, "reading": found.reading, "alt": found.alt}

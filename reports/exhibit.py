@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -26,8 +27,9 @@ class Exhibit:
     figure: Figure | None = None
     missing: Missing | None = None
 
+    @cached_property
     def svg(self) -> str:
-        """The figure as an SVG document."""
+        """The figure as an SVG document; drawing it takes a good part of a second."""
         assert self.figure is not None
         return as_bytes(self.figure, "svg").decode("utf-8")
 

@@ -53,7 +53,7 @@ def render(run: Path) -> Path:
     for _, shown in chapters:
         for item in shown:
             if item.figure is not None:
-                store.write_text(folder / "figures" / f"{item.name}.svg", item.svg())
+                store.write_text(folder / "figures" / f"{item.name}.svg", item.svg)
     content = _content(data, chapters)
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     environment.filters["data_uri"] = _data_uri

@@ -95,6 +95,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_position_embeddings=4096,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        head_dim=32,  # the smallest that vLLM reads on a CPU
         tie_word_embeddings=True,
     )
     folder = tmp_path_factory.mktemp("models") / "tiny"

@@ -64,6 +64,13 @@ def load_tokenizer(name: str | Path) -> Any:
     return ensure_pad_token(tokenizer)
 
 
+def load_config(name: str | Path) -> Any:
+    """The config of a model: its architecture and sizes."""
+    from transformers import AutoConfig
+
+    return from_hub(AutoConfig, name)
+
+
 def ensure_pad_token(tokenizer: Any) -> Any:
     """Give `tokenizer` a pad token that stands for nothing else: one that it has and no text uses, else a new one."""
     taken = chat.stop_ids(tokenizer) | {tokenizer.bos_token_id}

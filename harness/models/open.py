@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
+from harness.models import vllm
 from harness.models.base import LanguageModel
 from harness.models.server import ServerGenerator, address, is_server
 
+Engine = Literal["auto", "transformers", "vllm"]
 
-def open_model(name: str | Path, *, batch_size: int = 32, choosing: bool = False) -> LanguageModel:
-    """The model `name`, ready to be asked `batch_size` rows at once.
 
-    name: a folder, a hub id or 'embedded', loaded here, or server:URL#MODEL. choosing: it will be asked to choose, so
-    a server is checked with a first question.
+def chosen(engine: Engine) -> Literal["transformers", "vllm"]:
+    """What `engine` comes to on this machine: 'auto' is vLLM where it is installed and there is a GPU."""
+    if engine != "auto":
+        return engine
+    if not vllm.installed():
+        return "transformers"
+    import torch
+
+    return "vllm" if torch.cuda.is_available() else "transformers"
+
+
+def open_model(
+    name: str | Path, *, engine: Engine = "auto", batch_size: int = 32, choosing: bool = False
+) -> LanguageModel:
+    """The model `name`, a folder, a hub id or 'embedded' on the `engine`, or server:URL#MODEL.
+
+    batch_size: rows that share a forward, or requests to a server at once; vLLM batches as it likes. choosing: the
+    model will be asked to choose, so a server is checked with a first question. vLLM holds one model at a time: one
+    that was opened before must not be used any more.
     """
     if is_server(str(name)):
         server = ServerGenerator(*address(str(name)), workers=batch_size)
         if choosing:
             server.check()
         return server
+    if chosen(engine) == "vllm":
+        return vllm.load(name)
     from harness.models.checkpoints import load_policy
     from harness.models.transformers import Generator
 

@@ -7,7 +7,6 @@ Samples are seeded by (seed, key), but how far a server repeats them is its own 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import threading
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from harness.draws import request_seed
 from harness.errors import UserError
 from harness.models import chat, inert
 from harness.models.base import Choice, Prompt, Sample
@@ -249,12 +249,6 @@ def _begun(messages: Sequence[chat.Message], opening: str) -> dict[str, Any]:
 
 
 _Post = Callable[[dict[str, Any]], Any]  # the body of a request -> the reply
-
-
-def request_seed(seed: int, key: str) -> int:
-    """A request's seed, below 2^31, of the stream named (seed, key)."""
-    digest = hashlib.blake2b(f"{seed}\x1f{key}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 def read_choices(top: Sequence[tuple[str, float]], choices: Sequence[str]) -> np.ndarray:

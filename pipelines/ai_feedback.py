@@ -133,7 +133,7 @@ def two_answers(answers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"prompt": wide.index.to_numpy()} | columns)
 
 
-SETTINGS = ("seed", "feedback.few_shot")  # and constitution (its questions), cot, one_principle
+SETTINGS = ("seed", "feedback.few_shot", "models.engine")  # and constitution (its questions), cot, one_principle
 COT_SETTINGS = ("feedback.clamp", "feedback.cot_tokens")
 OPTIONS = ("scale.batch_size",)
 
@@ -144,7 +144,9 @@ def label_pairs(work: Work) -> None:
 
     settings, feedback = work.settings, work.settings.feedback
     name = work.inputs["policy"] / "model" if "policy" in work.inputs else work.models["feedback"]
-    model = open_model(name, batch_size=work.options.scale.batch_size, choosing=True)
+    model = open_model(
+        name, engine=settings.models.engine, batch_size=work.options.scale.batch_size, choosing=True
+    )
     answers = pd.read_parquet(work.inputs["responses"] / "responses.parquet")
     pairs = two_answers(answers)
     done = Done(work, len(pairs), "labels")

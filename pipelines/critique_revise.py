@@ -179,7 +179,7 @@ def _assistant(text: str) -> list[chat.Message]:
 
 SETTINGS = (
     *("seed", "scale.max_new_tokens", "revise.rounds", "revise.context", "revise.replacement"),
-    *("revise.temperature", "revise.few_shot"),
+    *("revise.temperature", "revise.few_shot", "models.engine"),
 )  # and constitution (its part for critiques and revisions), critique, principles, arm
 OPTIONS = ("scale.batch_size",)
 

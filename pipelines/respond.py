@@ -12,7 +12,7 @@ from pipelines.artefacts import Done, as_asked, load_generator, train_prompts
 COLUMNS = ["prompt", "sample", "response", "ended"]
 
 
-SETTINGS = ("seed", "scale.max_new_tokens")  # and kind, samples
+SETTINGS = ("seed", "scale.max_new_tokens", "models.engine")  # and kind, samples
 OPTIONS = ("scale.batch_size",)
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from harness.errors import UserError
 from harness.models.base import LanguageModel
+from harness.models.open import Engine
 from harness.stats import finite
 from suites import registry
 from suites.result import SuiteResult
@@ -46,6 +47,7 @@ def measure(
     comparisons: pd.DataFrame | None = None,
     reasoning: tuple[int, int] = (0, 64),
     seed: int = 0,
+    engine: Engine = "auto",
 ) -> dict[str, SuiteResult]:
     """`suites` (of the registry, or Python files as in docs/add-a-suite.md) by name on `responses`.
 
@@ -53,7 +55,7 @@ def measure(
     `reasoning` for hhh. Raises UserError as `check`, and for what a suite cannot read.
     """
     check(suites, judge)
-    given = _Given(responses, judge or "", anchor, ratings, chains, models or {}, comparisons, reasoning)
+    given = _Given(responses, judge or "", anchor, ratings, chains, models or {}, comparisons, reasoning, engine)
     results = {}
     for name in suites:
         suite = registry.find(name, "--suite")
@@ -79,6 +81,7 @@ class _Given:
     names: Mapping[str, str]
     comparisons: pd.DataFrame | None
     reasoning: tuple[int, int]
+    engine: Engine
     training: None = field(default=None, init=False)  # along RL: only a run knows it
 
     @property
@@ -110,7 +113,7 @@ class _Given:
     def models(self) -> dict[str, Any]:
         from harness.models.open import open_model
 
-        return {label: partial(open_model, name, choosing=True) for label, name in self.names.items()}
+        return {label: partial(open_model, name, engine=self.engine, choosing=True) for label, name in self.names.items()}
 
     def compare(self, part: pd.DataFrame, kind: str) -> pd.DataFrame:
         """The comparisons of pairs, by the judge."""
@@ -123,7 +126,7 @@ class _Given:
             address = server.address(f"server:{self.value}")
             return judges.from_server(part, *address, question=judges.QUESTIONS[kind])
         name = self.value if self.kind == "model" else self.judge
-        return judges.from_feedback(part, _model(name), judges.QUESTIONS[kind], judge=name)
+        return judges.from_feedback(part, _model(name, self.engine), judges.QUESTIONS[kind], judge=name)
 
 
 def _by_votes(given: _Given, seed: int) -> SuiteResult:
@@ -187,7 +190,7 @@ def _pm(folder: str):  # type: ignore[no-untyped-def]  # PreferenceModel, import
 
 
 @lru_cache(maxsize=1)
-def _model(name: str) -> LanguageModel:
+def _model(name: str, engine: Engine) -> LanguageModel:
     from harness.models.open import open_model
 
-    return open_model(name, choosing=True)
+    return open_model(name, engine=engine, choosing=True)

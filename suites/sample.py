@@ -11,7 +11,7 @@ from harness import store
 from harness.graph import Work
 
 KINDS = ("harmless", "helpful")
-SAMPLE_SETTINGS = ("seed", "scale.samples_per_prompt", "scale.max_new_tokens")  # and arm
+SAMPLE_SETTINGS = ("seed", "scale.samples_per_prompt", "scale.max_new_tokens", "models.engine")  # and arm
 SCORE_SETTINGS = ("pm.max_length",)
 OPTIONS = ("scale.batch_size",)
 
@@ -36,7 +36,7 @@ def sample_arm(work: Work) -> None:
         if part.exists():
             work.count(None)  # an earlier try sampled it
         else:
-            model = open_model(path, batch_size=work.options.scale.batch_size)
+            model = open_model(path, engine=settings.models.engine, batch_size=work.options.scale.batch_size)
             samples = model.sample(
                 asked["prompt"].tolist(),
                 max_new_tokens=settings.scale.max_new_tokens,

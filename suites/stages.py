@@ -111,6 +111,8 @@ def _stage(suite: registry.Suite, experiment: Experiment, given: Mapping[str, St
         settings |= experiment.settings("feedback.cot_tokens")
     if "models" in needs or ("compare" in needs and experiment.models.judge == "feedback"):
         models["feedback"] = experiment.models.feedback or experiment.models.base
+    if models:
+        settings |= experiment.settings("models.engine")
     if models or "scorer" in needs:
         options |= experiment.settings("scale.batch_size")
     calls = (suite.run, *(f"suites.stages:_{need}" for need in suite.needs))
@@ -172,7 +174,12 @@ def _open(work: Work, opened: list[Any]) -> Any:
     """The feedback model, remembered in `opened` for its count of tokens."""
     from harness.models.open import open_model
 
-    model = open_model(work.models["feedback"], batch_size=work.options.scale.batch_size, choosing=True)
+    model = open_model(
+        work.models["feedback"],
+        engine=work.settings.models.engine,
+        batch_size=work.options.scale.batch_size,
+        choosing=True,
+    )
     opened.append(model)
     return model
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.models.open import Engine
     from suites.result import SuiteResult
 
 PAPER_SCORE = "paper_pm_score"  # what the paper's published samples bring with them
@@ -52,6 +53,10 @@ def compare(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Length limit of a sampled candidate (default: the baseline's).")
     ] = None,
+    engine: Annotated[
+        Literal["auto", "transformers", "vllm"],
+        typer.Option("--engine", help="What runs models; auto is vLLM where it is installed and there is a GPU."),
+    ] = "auto",
     seed: Annotated[
         int | None, typer.Option(help="Seed of sampling and bootstrap (default: the baseline run's, or 0).")
     ] = None,
@@ -80,15 +85,15 @@ def compare(
     rules = gate.load(gate_file)
     quiet()
     console = Console()
-    old = side_of(baseline, None, max_new_tokens, seed)
+    old = side_of(baseline, None, max_new_tokens, seed, engine)
     seed = int(old.about.get("seed", 0)) if seed is None else seed
-    new = side_of(candidate, old, max_new_tokens, seed)
+    new = side_of(candidate, old, max_new_tokens, seed, engine)
     _share_kinds(old, new)
     notes = _notes(old.table, new.table)
     first, second = gate.equal_sizes(old.table, new.table)
     both = pd.concat([first.assign(arm="baseline"), second.assign(arm="candidate")], ignore_index=True)
     with console.status(f"{len(both)} responses"):
-        results, judged_by = _measure(both, old, new, judge, ratings, seed)
+        results, judged_by = _measure(both, old, new, judge, ratings, seed, engine)
     if judged_by:
         notes.append(f"harmlessness judged by {judged_by}")
     judged = gate.judge(results, rules, seed=seed)
@@ -130,7 +135,13 @@ def _show(console: Any, judged: list[Any], notes: list[str]) -> None:
 # ---------------------------------------------------------------- the two sides
 
 
-def side_of(spec: str, baseline: Side | None, max_new_tokens: int | None = None, seed: int | None = None) -> Side:
+def side_of(
+    spec: str,
+    baseline: Side | None,
+    max_new_tokens: int | None = None,
+    seed: int | None = None,
+    engine: Engine = "auto",
+) -> Side:
     """What `spec` names: responses of a final model; a model is sampled on the baseline's prompts and settings.
 
     Raises UserError when it names nothing, or an arm that is not there.
@@ -144,7 +155,7 @@ def side_of(spec: str, baseline: Side | None, max_new_tokens: int | None = None,
     path = Path(place)
     is_model = not (path.is_file() or glob.glob(place)) or (path / "config.json").is_file()
     if is_model and arm is None and path.suffix not in EXTENSIONS and not glob.has_magic(place):
-        return Side(_sampled(place, baseline, max_new_tokens, seed or 0))
+        return Side(_sampled(place, baseline, max_new_tokens, seed or 0, engine))
     table = _final(load_responses([path]))
     arms = sorted(table["arm"].unique())
     if arm is None and len(arms) > 1:
@@ -173,7 +184,9 @@ def _final(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["step"].isna() | (~finished & (table["step"] == last).fillna(False))]
 
 
-def _sampled(name: str, baseline: Side | None, max_new_tokens: int | None, seed: int) -> pd.DataFrame:
+def _sampled(
+    name: str, baseline: Side | None, max_new_tokens: int | None, seed: int, engine: Engine
+) -> pd.DataFrame:
     """A model's answers: to the baseline's prompts, as many of each, from the same random streams as a run's arms."""
     import pandas as pd
 
@@ -181,7 +194,7 @@ def _sampled(name: str, baseline: Side | None, max_new_tokens: int | None, seed:
     from harness.models.checkpoints import load_tokenizer
     from harness.models.open import open_model
 
-    model = open_model(name)
+    model = open_model(name, engine=engine)
     scale = baseline.about.get("scale", {}) if baseline else {}
     asked = heldout_prompts(None).assign(sample=0) if baseline is None else baseline.table
     if max_new_tokens is None and baseline is not None and "max_new_tokens" not in scale:
@@ -223,7 +236,13 @@ def _notes(old: pd.DataFrame, new: pd.DataFrame) -> list[str]:
 
 
 def _measure(
-    both: pd.DataFrame, old: Side, new: Side, judge: str | None, ratings: Path | None, seed: int
+    both: pd.DataFrame,
+    old: Side,
+    new: Side,
+    judge: str | None,
+    ratings: Path | None,
+    seed: int,
+    engine: Engine,
 ) -> tuple[dict[str, SuiteResult], str | None]:
     """Suites by name on both sides, and who judged harmlessness."""
     from harness.errors import UserError
@@ -233,7 +252,8 @@ def _measure(
     results = evaluate.measure(both, suites, ratings=ratings, seed=seed)
     kind = (judge or "").partition(":")[0]
     if kind in ("model", "server", "words"):
-        return results | evaluate.measure(both, ["elo"], judge=judge, anchor="baseline", seed=seed), judge
+        judged = evaluate.measure(both, ["elo"], judge=judge, anchor="baseline", seed=seed, engine=engine)
+        return results | judged, judge
     if kind == "votes":
         raise UserError("--judge votes: people voted on other responses; `cai eval --suite elo` reads them")
     if judge is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from harness.models.open import Engine
     from suites.result import SuiteResult
 
 
@@ -45,6 +46,10 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON rows on standard output.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Length limit of what --model writes.")] = 64,
+    engine: Annotated[
+        Literal["auto", "transformers", "vllm"],
+        typer.Option("--engine", help="What runs models; auto is vLLM where it is installed and there is a GPU."),
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of sampling and bootstrap.")] = 0,
 ) -> None:
     """Measure responses (prompt, response, arm; optional step, sample, kind) or a model.
@@ -75,7 +80,7 @@ def evaluate(
     of_responses = [name for name in names if name != "hhh"]
     table, chains, results = pd.DataFrame(), None, {}
     if _needs_responses(names, judge):
-        table, chains = _gather(responses or [], models, prompts, max_new_tokens, seed)
+        table, chains = _gather(responses or [], models, prompts, max_new_tokens, seed, engine)
     if chains is not None and "pm_score" in names:
         with console.status(f"{len(chains)} revisions: PM score"):
             chains = suites.score_chains(chains, judge)
@@ -154,7 +159,7 @@ def _check(
 
 
 def _gather(
-    files: list[Path], models: dict[str, str], prompts: Path | None, max_new_tokens: int, seed: int
+    files: list[Path], models: dict[str, str], prompts: Path | None, max_new_tokens: int, seed: int, engine: Engine
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """The responses of files and models, and the critique-revision chains where files hold some."""
     import pandas as pd
@@ -168,7 +173,7 @@ def _gather(
         raise UserError(f"--model {models[both[0]]}: the files hold an arm '{both[0]}' already; rename one")
     if models:
         asked = heldout_prompts(prompts)
-        tables += [sample(name, asked, max_new_tokens=max_new_tokens, seed=seed) for name in models.values()]
+        tables += [sample(name, asked, engine, max_new_tokens=max_new_tokens, seed=seed) for name in models.values()]
     return pd.concat(tables, ignore_index=True), load_chains(files) if files else None
 
 
@@ -187,14 +192,18 @@ def heldout_prompts(path: Path | None) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def sample(name: str, asked: pd.DataFrame, *, max_new_tokens: int, seed: int, arm: str | None = None) -> pd.DataFrame:
+def sample(
+    name: str, asked: pd.DataFrame, engine: Engine, *, max_new_tokens: int, seed: int, arm: str | None = None
+) -> pd.DataFrame:
     """One response of the model `name` to each prompt of `asked` (prompt, kind), as a response table."""
     import pandas as pd
 
     from harness.models.open import open_model
 
     keys = [f"{prompt}/0" for prompt in asked["prompt"]]
-    samples = open_model(name).sample(asked["prompt"].tolist(), max_new_tokens=max_new_tokens, seed=seed, keys=keys)
+    samples = open_model(name, engine=engine).sample(
+        asked["prompt"].tolist(), max_new_tokens=max_new_tokens, seed=seed, keys=keys
+    )
     said: dict[str, Any] = {"response": [s.text for s in samples], "ended": [s.ended for s in samples]}
     table = asked[["prompt", "kind"]].assign(**said, arm=arm or _label(name), sample=0)
     return table.assign(step=pd.array([pd.NA] * len(table), dtype="Int64"))

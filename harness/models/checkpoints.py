@@ -195,7 +195,7 @@ def from_hub(cls: Any, name: str | Path, **kwargs: Any) -> Any:
     try:
         if not local and kwargs["revision"] is None:
             raise OSError("neither the local cache nor the hub has a commit of it")
-        return cls.from_pretrained(source, trust_remote_code=_trusted(), **kwargs)
+        return cls.from_pretrained(source, trust_remote_code=trusted(), **kwargs)
     except (OSError, ValueError, KeyError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(
@@ -209,7 +209,7 @@ def from_hub(cls: Any, name: str | Path, **kwargs: Any) -> Any:
         ) from error
 
 
-def _trusted() -> bool:
+def trusted() -> bool:
     """Whether the user has said that code which comes with a model may run."""
     return os.environ.get(TRUST) == "1"
 

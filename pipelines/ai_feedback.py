@@ -144,9 +144,7 @@ def label_pairs(work: Work) -> None:
 
     settings, feedback = work.settings, work.settings.feedback
     name = work.inputs["policy"] / "model" if "policy" in work.inputs else work.models["feedback"]
-    model = open_model(
-        name, engine=settings.models.engine, batch_size=work.options.scale.batch_size, choosing=True
-    )
+    model = open_model(name, engine=settings.models.engine, batch_size=work.options.scale.batch_size, choosing=True)
     answers = pd.read_parquet(work.inputs["responses"] / "responses.parquet")
     pairs = two_answers(answers)
     done = Done(work, len(pairs), "labels")

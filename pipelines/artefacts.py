@@ -32,9 +32,7 @@ def load_generator(work: Work) -> LanguageModel:
     """The input policy, or the model `base`, ready to sample."""
     from harness.models.open import open_model
 
-    return open_model(
-        start_of(work), engine=work.settings.models.engine, batch_size=work.options.scale.batch_size
-    )
+    return open_model(start_of(work), engine=work.settings.models.engine, batch_size=work.options.scale.batch_size)
 
 
 def load_pm(folder: Path, work: Work) -> PreferenceModel:

@@ -113,7 +113,9 @@ class _Given:
     def models(self) -> dict[str, Any]:
         from harness.models.open import open_model
 
-        return {label: partial(open_model, name, engine=self.engine, choosing=True) for label, name in self.names.items()}
+        return {
+            label: partial(open_model, name, engine=self.engine, choosing=True) for label, name in self.names.items()
+        }
 
     def compare(self, part: pd.DataFrame, kind: str) -> pd.DataFrame:
         """The comparisons of pairs, by the judge."""

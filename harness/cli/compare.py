@@ -184,9 +184,7 @@ def _final(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["step"].isna() | (~finished & (table["step"] == last).fillna(False))]
 
 
-def _sampled(
-    name: str, baseline: Side | None, max_new_tokens: int | None, seed: int, engine: Engine
-) -> pd.DataFrame:
+def _sampled(name: str, baseline: Side | None, max_new_tokens: int | None, seed: int, engine: Engine) -> pd.DataFrame:
     """A model's answers: to the baseline's prompts, as many of each, from the same random streams as a run's arms."""
     import pandas as pd
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from harness.models import chat
 
+HUMAN_TURN = "\n\nHuman:"  # what a model without a chat template may go on with
 Prompt = str | Sequence[chat.Message]  # plain text, HH layout, or messages
 
 
@@ -107,6 +108,16 @@ def sample_of(tokenizer: Any, ids: Sequence[int]) -> Sample:
     own = chat.clean(text)
     ended = (bool(ids) and ids[-1] in chat.stop_ids(tokenizer)) or own != text.strip()
     return Sample(own, ended, tuple(ids))
+
+
+def begun_human_turn(tokenizer: Any, ids: Sequence[int]) -> int:
+    """How many of the last `ids` write the beginning of a human turn; 0 where they write none."""
+    last = list(ids[-8:])
+    at = tokenizer.decode(last).find(HUMAN_TURN)
+    if at < 0:
+        return 0
+    own = max((n for n in range(len(last)) if len(tokenizer.decode(last[:n])) <= at), default=0)
+    return len(last) - own
 
 
 def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 
 from harness.draws import uniforms
 from harness.models import chat
-from harness.models.base import Choice, Prompt, Sample, batches, sample_of
+from harness.models.base import Choice, Prompt, Sample, batches, begun_human_turn, sample_of
 
 _SHARED_PREFIX = 24  # tokens; a shorter common prefix is not worth a forward of its own
 
@@ -242,17 +243,9 @@ class Generator:
         """Sample an answer for each context of `session`."""
         draws = np.stack([uniforms(seed, key, max_new_tokens) for key in keys])
         stop = chat.stop_ids(self.tokenizer)
-        ended = None if self.tokenizer.chat_template is not None else self._human_turn
+        ended = None if self.tokenizer.chat_template is not None else partial(begun_human_turn, self.tokenizer)
         ids = session.sample(logits, draws, temperature=temperature, stop=stop, ended=ended)
         return [sample_of(self.tokenizer, row) for row in ids]
-
-    def _human_turn(self, ids: list[int]) -> int:
-        """How many of the last ids write the beginning of a human turn; 0 where they write none."""
-        at = self.tokenizer.decode(ids[-8:]).find("\n\nHuman:")
-        if at < 0:
-            return 0
-        own = max((n for n in range(len(ids[-8:])) if len(self.tokenizer.decode(ids[-8:][:n])) <= at), default=0)
-        return len(ids[-8:]) - own
 
     def choose(
         self,

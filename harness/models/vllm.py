@@ -23,12 +23,11 @@ import numpy as np
 from harness.draws import request_seed
 from harness.errors import UserError
 from harness.models import chat, checkpoints, identity
-from harness.models.base import Choice, Prompt, Sample, sample_of
+from harness.models.base import HUMAN_TURN, Choice, Prompt, Sample, begun_human_turn, sample_of
 
 _Request = tuple[Sequence[int], Any]  # token ids, vLLM's SamplingParams
 _KV_CACHE = 1 << 30  # bytes on a CPU, where vLLM would take most of the memory
 _GPU_FRACTION = 0.85  # of a GPU's memory, for weights and KV cache together
-_HUMAN_TURN = "\n\nHuman:"
 
 
 @dataclass
@@ -194,7 +193,7 @@ class VllmModel:
             seed=seed,
             stop_token_ids=sorted(chat.stop_ids(self.tokenizer)),
             ignore_eos=True,
-            stop=[_HUMAN_TURN] if bare else None,
+            stop=[HUMAN_TURN] if bare else None,
             detokenize=bare,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -209,9 +208,13 @@ class VllmModel:
         )
 
     def said(self, sample: Sample) -> list[int]:
-        """The tokens of an answer without its stop token, with which a next turn begins."""
+        """The tokens of an answer without its stop token, or the human turn that it began: a next turn begins there."""
         ids = list(sample.ids)
-        return ids[:-1] if ids and ids[-1] in chat.stop_ids(self.tokenizer) else ids
+        if ids and ids[-1] in chat.stop_ids(self.tokenizer):
+            return ids[:-1]
+        return (
+            ids if self.tokenizer.chat_template is not None else ids[: len(ids) - begun_human_turn(self.tokenizer, ids)]
+        )
 
     def run(
         self,

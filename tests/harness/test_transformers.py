@@ -14,7 +14,7 @@ from harness.draws import uniforms
 from harness.errors import UserError
 from harness.models import chat, checkpoints
 from harness.models import transformers as generation
-from harness.models.base import logprobs, sample_of
+from harness.models.base import begun_human_turn, logprobs, sample_of
 from harness.models.transformers import Generator
 
 PROMPTS = [
@@ -188,12 +188,11 @@ def test_a_human_turn_that_a_model_began_is_no_part_of_the_next_context(generato
 
 
 def test_where_a_human_turn_begins(tiny_model: Path) -> None:
-    policy, tokenizer = checkpoints.load_policy(tiny_model)
-    plain = Generator(policy, tokenizer)
+    tokenizer = checkpoints.load_tokenizer(tiny_model)
     own = tokenizer("Yes, it is.", add_special_tokens=False)["input_ids"]
     marker = tokenizer("\n\nHuman:", add_special_tokens=False)["input_ids"]
-    assert plain._human_turn(own) == plain._human_turn(own + marker[:-1]) == 0
-    assert plain._human_turn(own + marker) == len(marker)
+    assert begun_human_turn(tokenizer, own) == begun_human_turn(tokenizer, own + marker[:-1]) == 0
+    assert begun_human_turn(tokenizer, own + marker) == len(marker)
 
 
 def test_an_empty_choice_is_an_error(generator: Generator) -> None:

@@ -20,7 +20,7 @@ from scipy import stats
 
 import constitutions
 from harness.errors import UserError
-from harness.models import chat, checkpoints, vllm
+from harness.models import base, chat, checkpoints, vllm
 from harness.models.base import Choice, LanguageModel, Sample, logprobs
 from harness.models.open import chosen, open_model
 from harness.models.transformers import Generator
@@ -135,6 +135,29 @@ def test_greedy_conversations_are_those_of_transformers(
 
 @needs_vllm
 @pytest.mark.vllm
+def test_without_a_chat_template_a_human_turn_ends_an_answer(
+    engine: Callable[..., vllm.VllmModel], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, tokenizer = checkpoints.load_policy(tiny_model)
+    tokenizer.chat_template = None
+    checkpoints.save(policy, tokenizer, tmp_path / "plain")
+    keys = [["a", "b", "c"]] * len(PROMPTS)
+    requests = [["Why?", "And?"]] * len(PROMPTS)
+    settings = {"keys": keys, "max_new_tokens": 12, "temperature": 0.0}
+    served, model = engine(tmp_path / "plain"), here(tmp_path / "plain")
+    whole = served.converse(PROMPTS, requests, **settings)
+    assert whole == model.converse(PROMPTS, requests, **settings)
+    # What the model says anyway stands for the human turn, which it does not know.
+    marker = tokenizer.decode(whole[0][0].ids[5:7])
+    for module in (vllm, base):
+        monkeypatch.setattr(module, "HUMAN_TURN", marker)
+    cut = served.converse(PROMPTS, requests, **settings)
+    assert cut == model.converse(PROMPTS, requests, **settings)
+    assert len(cut[0][0].ids) < len(whole[0][0].ids)
+
+
+@needs_vllm
+@pytest.mark.vllm
 def test_a_stop_token_ends_an_answer_and_stays_in_its_ids(
     engine: Callable[..., vllm.VllmModel], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,11 +215,10 @@ def test_labels_and_chains_run_on_the_engine(engine: Callable[..., vllm.VllmMode
     reasoned = label(served, True)
     assert reasoned["p_a"].between(0.4, 0.6).all()
     assert (reasoned["reasoning"] != reasoned["reasoning_swapped"]).all()
-    settings = {"arm": "x", "rounds": 2, "critique": True, "max_new_tokens": 6, "temperature": 0.0, "seed": 0}
-    chains = [
-        critique_revise.run(m, constitution, PROMPTS, **settings).sort_values(["prompt", "revision"], ignore_index=True)
-        for m in (served, model)
-    ]
+    first = pd.DataFrame({"prompt": PROMPTS, "response": "Yes.", "ended": True})
+    settings = {"arm": "x", "rounds": 2, "critique": True, "context": "chain", "replacement": False, "seed": 0}
+    settings |= {"max_new_tokens": 6, "temperature": 0.0, "shots": False}
+    chains = [critique_revise.run(m, constitution, first, **settings) for m in (served, model)]
     pd.testing.assert_frame_equal(*chains)
 
 

@@ -23,6 +23,11 @@ def chosen(engine: Engine) -> Literal["transformers", "vllm"]:
     return "vllm" if torch.cuda.is_available() else "transformers"
 
 
+def rest() -> None:
+    """Leave the GPU to what comes next, such as training: models opened before must not be used any more."""
+    vllm.rest()
+
+
 def open_model(
     name: str | Path, *, engine: Engine = "auto", batch_size: int = 32, choosing: bool = False
 ) -> LanguageModel:

@@ -359,7 +359,7 @@ def _has_lora(module: Any) -> bool:
 
 def rest() -> None:
     """Leave the GPU to others (training): the engine stays, its weights and cache go. Nothing happens on a CPU."""
-    if _held and checkpoints.device() == "cuda":
+    if _held and _held[0].source is not None and checkpoints.device() == "cuda":
         _held[0].llm.sleep(level=2)
         _held[0].source = None
 

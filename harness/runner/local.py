@@ -15,6 +15,7 @@ from harness import store
 from harness.errors import UserError
 from harness.graph import Planned, Progress, Silent, Stage, plan
 from harness.models.identity import identity
+from harness.models.open import rest
 
 
 def execute(targets: Sequence[Stage], run: Path, *, seed: int, progress: Progress | None = None) -> dict[str, Path]:
@@ -50,6 +51,7 @@ def _carry_out(item: Planned, folders: Mapping[str, Path], seed: int, progress: 
     before = _spent(partial)
     with _time_kept(partial, started, before):
         stage.function(work)
+        rest()
     (partial / "spent.json").unlink(missing_ok=True)
     manifest = {
         "stage": stage.name,

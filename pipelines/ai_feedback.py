@@ -28,15 +28,17 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def few_shot(constitution: Constitution, *, cot: bool) -> list[chat.Message]:
+def few_shot(
+    constitution: Constitution, *, cot: bool, seed: int = 0, one_principle: bool = False
+) -> list[chat.Message]:
     """Worked comparisons as turns before the question, in its form, each with its answer or, with `cot`, its reasoning.
 
-    All of them ask the constitution's first question, so that what comes before the drawn one is read once.
+    Each asks a principle drawn for itself, as in the paper, but once for all labels, so that they are read once.
     """
     shots = constitution.few_shot
     if shots is None:
         return []
-    rule = constitution.comparison[0].question
+    principles = constitution.comparison[:1] if one_principle else constitution.comparison
     examples: list[tuple[str, str, str, str, str | None]]  # prompt, (A), (B), the better one, why
     if cot:
         examples = [(s.prompt, s.a, s.b, s.answer, s.reasoning) for s in shots.cot]
@@ -47,10 +49,11 @@ def few_shot(constitution: Constitution, *, cot: bool) -> list[chat.Message]:
             else (s.prompt, s.rejected, s.chosen, "B", None)
             for place, s in enumerate(shots.comparison)
         ]
+    drawn = uniforms(seed, "principles of worked comparisons", len(examples))
     return [
         message
-        for prompt, a, b, answer, reasoning in examples
-        for message in compare.worked(prompt, rule, a, b, answer, reasoning)
+        for (prompt, a, b, answer, reasoning), u in zip(examples, drawn, strict=True)
+        for message in compare.worked(prompt, principles[int(u * len(principles))].question, a, b, answer, reasoning)
     ]
 
 
@@ -71,7 +74,7 @@ def label(
     orders and, with `cot`, the clamp; `mass` is P(A) + P(B), low where the model would rather say something else.
     A principle is drawn for each pair, or with `one_principle` the constitution's first is taken for all.
     """
-    before = few_shot(constitution, cot=cot) if shots else []
+    before = few_shot(constitution, cot=cot, seed=seed, one_principle=one_principle) if shots else []
     principles = constitution.comparison[:1] if one_principle else constitution.comparison
     records: Rows = [
         {"prompt": p, "response_a": a, "response_b": b}

@@ -92,14 +92,18 @@ def plan(
 
 
 def quiet() -> None:
-    """Silence the libraries' own bars and deprecation notes: the run has its own progress, errors still show."""
+    """Silence the libraries' own bars and deprecation notes: the run has its own progress, errors still show.
+
+    Warnings of the project itself, and of a user's code, are not touched.
+    """
     import logging
     import warnings
 
     import datasets
     from transformers.utils import logging as hf_logging
 
-    warnings.filterwarnings("ignore")
+    libraries = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "huggingface_hub", "tensorboard")
+    warnings.filterwarnings("ignore", module=rf"({'|'.join(libraries)})(\.|$)")
     datasets.disable_progress_bars()
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 
 from harness import experiment
 from harness.errors import UserError
-from harness.experiment import Experiment
+from harness.experiment import Experiment, Feedback, Pm, Revise, Rl, Sft
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -111,6 +112,25 @@ def test_keys_that_an_algorithm_ignores_may_stand_at_their_default(tmp_path: Pat
         whole = Experiment(name="x", rl={"algorithm": algorithm}).model_dump(mode="json")
         (tmp_path / "whole.yaml").write_text(yaml.safe_dump(whole))
         assert experiment.load(tmp_path / "whole.yaml").rl.algorithm == algorithm
+
+
+def test_every_number_of_the_papers_experiment_has_its_source() -> None:
+    """A section of the paper or of HH, "not stated" with where it is taken from, or "ours"; none is left at default."""
+    text = (ROOT / "experiments" / "paper.yaml").read_text()
+    raw = yaml.safe_load(text)
+    for section, model in (("revise", Revise), ("sft", Sft), ("feedback", Feedback), ("pm", Pm), ("rl", Rl)):
+        numbers_of = {name for (name,) in numbers(model)} - {"kl_target", "gradient_accumulation"}
+        assert numbers_of <= set(raw[section])
+    source = re.compile(r"# .*(\b[1-4]\.\d\b|Figure \d|HH, |ours|not stated; |the PM's context|times that)")
+    with_numbers = [line for line in text.splitlines() if re.match(r"\s*\w+: \[?\d", line)]
+    assert len(with_numbers) > 30
+    assert not [line for line in with_numbers if not source.search(line)]
+
+
+def test_the_papers_updates_are_one_pass_over_its_prompts() -> None:
+    rl = experiment.load(ROOT / "experiments" / "paper.yaml").rl
+    prompts = 182_831 + 135_296 + 491_142 + 474_300  # sections 3.2 and 4.2
+    assert rl.updates == round(prompts / rl.rollouts_per_update)
 
 
 def test_a_missing_file_points_to_the_shipped_ones(tmp_path: Path) -> None:

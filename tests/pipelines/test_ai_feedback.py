@@ -93,6 +93,15 @@ def test_few_shot_turns_alternate_and_answers_take_both_letters() -> None:
         assert turns
         assert [m["role"] for m in turns] == ["user", "assistant"] * (len(turns) // 2)
     plain = ai_feedback.few_shot(constitution, cot=False)
+    asked = [
+        question.question
+        for seed in range(20)
+        for message in ai_feedback.few_shot(constitution, cot=False, seed=seed)[::2]
+        for question in constitution.comparison
+        if question.question in message["content"]
+    ]
+    assert len(asked) == 20 * len(plain) // 2
+    assert len(set(asked)) > 10  # drawn for each example by itself, as in the paper
     assert {m["content"][-2] for m in plain if m["role"] == "assistant"} == {"A", "B"}
 
 

@@ -248,9 +248,7 @@ def test_a_servers_model_judges_alike_in_cai_eval_and_in_cai_run(serve: Serve) -
     measured = evaluate.measure(table, ["elo"], judge=name)["elo"]
     question = judges.QUESTIONS["harmless"]
     in_a_run = judges.from_feedback(table, open_model(name, choosing=True), question, judge=name)
-    pd.testing.assert_frame_equal(
-        measured.summary, evaluate.elo_by_kind(table, lambda part, kind: in_a_run, seed=0).summary
-    )
+    pd.testing.assert_frame_equal(measured.summary, elo.by_kind(table, lambda part, kind: in_a_run, seed=0).summary)
 
 
 def test_rate_limits_and_server_errors_are_retried(judging: Callable[[Reply], FakeServer]) -> None:

@@ -30,12 +30,13 @@ class Training:
     pms: Mapping[str, Stage]  # proxy PMs by name, and the gold PMs "gold.helpful", "gold.harmless"
     chains: Mapping[str, Stage] = field(default_factory=dict)  # by mode: critiqued, direct
     labels: Mapping[str, Stage] = field(default_factory=dict)  # by mode: plain, cot
+    build: Builder = field(kw_only=True)  # makes further stages of the same kinds, for a user's own arms
 
 
 def plan(experiment: Experiment) -> Training:
     """All stages of the experiment's arms (and of what they need), none of them carried out."""
     _check_tracker(experiment.report_to)
-    line = _Line(experiment)
+    line = Builder(experiment)
     wanted = set(experiment.arms)
 
     # Gold PMs judge; no arm is trained on their labels.
@@ -90,7 +91,7 @@ def plan(experiment: Experiment) -> Training:
         )
         name = f"pm.rl_cai.{variant}"
         pms[name] = line.pm(name, human=["helpful"], labels=chosen or labels["plain"], hard=variant == "hard")
-    training = Training(line.data, arms, pms, chains, labels)
+    training = Training(line.data, arms, pms, chains, labels, build=line)
     for file in experiment.methods:
         arms |= own_arms(Path(file), experiment, training)
     unknown = [arm for arm in experiment.arms if arm not in arms]
@@ -129,8 +130,11 @@ def own_arms(file: Path, experiment: Experiment, training: Training) -> Mapping[
         raise UserError(f"methods: {file} failed: {type(error).__name__}: {error}; mend the file") from error
 
 
-class _Line:
-    """Makes stages that declare just those parts of the experiment which their functions read."""
+class Builder:
+    """Makes the stages that arms consist of, each declaring just what its function reads of the experiment.
+
+    `plan` puts the paper's arms together from these; a user's method file finds one in `training.build`.
+    """
 
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
@@ -149,6 +153,7 @@ class _Line:
     def pm(
         self, name: str, *, human: list[str], split: str = "train", labels: Stage | None = None, hard: bool = False
     ) -> Stage:
+        """A PM on human labels of the kinds `human` (and a split of them) and on AI labels; `hard`: rounded."""
         settings: dict[str, Any] = {"human": human, "split": split}
         settings["measured_on"] = human if split == "gold" else ["helpful", "harmless"]
         inputs = {"data": self.data}
@@ -174,6 +179,10 @@ class _Line:
         policy: Stage | None = None,
         labels: Stage | None = None,
     ) -> Stage:
+        """An arm: RL against `pm` on train prompts of the kinds `prompts`, from `policy` or the pretrained model.
+
+        With rl.algorithm dpo it learns from human labels of the kinds `human` and from `labels` instead.
+        """
         algorithm = self.experiment.rl.algorithm
         inputs = {"data": self.data} | ({"policy": policy} if policy is not None else {})
         if algorithm == "dpo":  # learns from the labels themselves, without a PM
@@ -192,6 +201,7 @@ class _Line:
         )
 
     def chains(self, mode: str, policy: Stage, first: Stage, *, principles: int | None = None) -> Stage:
+        """Chains ("critiqued" or "direct") by which `policy` revises the answers `first`, by so many principles."""
         replacement = self.experiment.revise.replacement
         critique_revise.check_principles(
             self.constitution, self.experiment.revise.rounds, principles, replacement=replacement
@@ -207,6 +217,7 @@ class _Line:
         )
 
     def respond(self, name: str, policy: Stage, *, kind: str, samples: int) -> Stage:
+        """So many answers of `policy` to each train prompt of a kind ("harmless", "helpful")."""
         return Stage(
             name,
             respond.respond,
@@ -216,6 +227,7 @@ class _Line:
         )
 
     def finetune(self, arm: str, chains: Stage, helpful: Stage) -> Stage:
+        """An arm: the pretrained model fine-tuned on the revisions of `chains` and the answers `helpful`."""
         return Stage(
             arm,
             sft.finetune,

@@ -15,6 +15,7 @@ import pandas as pd
 
 from harness import files
 from harness.errors import UserError
+from harness.experiment import ARMS
 from suites import registry
 from suites.result import SUMMARY_COLUMNS
 
@@ -23,7 +24,6 @@ _OPTIONS = {  # of `cai eval`, by what a suite needs
     "score_column": "--judge pm:FOLDER", "ratings": "--ratings FILE", "models": "--model NAME",
     "comparisons": "--hhh FILE",
 }  # fmt: skip
-ARMS = ("pretrained", "helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot")
 Setting = tuple[str, Any]  # a dotted key of the experiment, and the value that it needs
 _TEXT = {"arm", "arm_a", "arm_b", "metric", "prompt", "response", "which", "mode"}
 _NUMBERS = {"estimate", "low", "high", "n", "elo", "score", "p_a", "p_a_raw", "p_a_forward", "p_a_swapped"}

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.load import ARMS
+from harness.experiment import ARMS
 
 COLOURS = ("#767676", "#E69F00", "#D55E00", "#56B4E9", "#0072B2", "#009E73")
 OTHERS = ("#CC79A7", "#882255", "#44AA99", "#999933", "#332288", "#117733")
@@ -52,11 +52,13 @@ def new(columns: int = 1, width: float = 6.4, height: float = 3.8) -> tuple[Figu
 
 
 def colour(arm: str) -> str:
-    return COLOURS[ARMS.index(arm)] if arm in ARMS else OTHERS[sum(map(ord, arm)) % len(OTHERS)]
+    own = dict(zip(ARMS, COLOURS, strict=False))  # an arm beyond the palette looks as a user's own does
+    return own.get(arm, OTHERS[sum(map(ord, arm)) % len(OTHERS)])
 
 
 def marker(arm: str) -> str:
-    return MARKERS[ARMS.index(arm) if arm in ARMS else len(ARMS) + sum(map(ord, arm)) % 6]
+    own = dict(zip(ARMS, MARKERS[:6], strict=False))
+    return own.get(arm, MARKERS[6 + sum(map(ord, arm)) % 6])
 
 
 def errors(rows: pd.DataFrame) -> np.ndarray:

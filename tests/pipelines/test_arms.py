@@ -167,6 +167,22 @@ def test_the_documented_method_runs(tiny_model: Path, tmp_path: Path) -> None:
     assert (folder / "model" / "config.json").is_file()
 
 
+def test_an_arm_is_built_from_the_papers_parts(tmp_path: Path, training: arms.Training) -> None:
+    """The documented example: RL-CAI's PM and settings, without SL-CAI."""
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "add-a-method.md").read_text(), re.S)[1]
+    (tmp_path / "rl_from_base.py").write_text(code)
+    mine = arms.plan(
+        Experiment(name="x", arms=("rl_cai", "rl_from_base"), methods=(str(tmp_path / "rl_from_base.py"),))
+    ).arms
+    built, paper = mine["rl_from_base"], mine["rl_cai"]
+    assert built is not None
+    assert paper is not None
+    assert built.inputs["pm"] is paper.inputs["pm"]
+    assert "policy" not in built.inputs
+    assert built.models == {"base": "embedded"}
+    assert built.settings == paper.settings | {"arm": "rl_from_base"}
+
+
 @pytest.mark.parametrize(
     ("code", "expected"),
     [

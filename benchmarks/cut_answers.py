@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--helpful", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=120, help="of each kind, for training")
     parser.add_argument("--heldout", type=int, default=80, help="of each kind")
-    parser.add_argument("--updates", type=int, default=16)
+    parser.add_argument("--updates", type=int, default=16, help="of each of the four PPO runs; 0: none")
     parser.add_argument("--limit", type=int, default=32)
     args = parser.parse_args()
     both = pd.concat([data.read_hh_folder(getattr(args, k), k, 0) for k in ("harmless", "helpful")])
@@ -146,7 +146,7 @@ def main() -> None:
             report[name] = judged(pms[name], heldout, tokenizer, args.limit)
             print(f"\nPM trained on {name}\n{pd.DataFrame(report[name]).T.round(3)}", flush=True)
         prompts = list(dict.fromkeys(train["prompt"]))
-        for token in (True, False):
+        for token in (True, False) if args.updates else ():
             for penalty in (0.0, 1.0):
                 name = f"PPO, token {'kept' if token else 'left out'}, penalty {penalty:g}"
                 run = reinforced(pms["whole answers"], prompts, args.limit, args.updates, token=token, penalty=penalty)

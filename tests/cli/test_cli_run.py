@@ -130,7 +130,7 @@ def test_killed_in_the_middle_of_ppo_it_ends_with_the_same_artefacts(tiny_model:
         "rl: {updates: 24, rollouts_per_update: 4, minibatch_size: 4, snapshots: 1}\n"
     )
     runs = {name: tmp_path / name for name in ("alone", "killed")}
-    process = start(experiment, runs["killed"])
+    alone, process = start(experiment, runs["alone"]), start(experiment, runs["killed"])
     deadline = time.monotonic() + 120
     while not list(runs["killed"].glob("stages/helpful_only/*.partial/checkpoint/*")):
         assert process.poll() is None, process.stderr.read().decode() if process.stderr else ""
@@ -139,9 +139,8 @@ def test_killed_in_the_middle_of_ppo_it_ends_with_the_same_artefacts(tiny_model:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not list(runs["killed"].glob("stages/helpful_only/*/manifest.json"))
-    for folder in runs.values():
-        process = start(experiment, folder)
-        _, errors = process.communicate(timeout=240)
+    for process in (alone, start(experiment, runs["killed"])):
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors.decode()
     weights, logs = {}, {}
     for name, folder in runs.items():

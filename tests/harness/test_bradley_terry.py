@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from harness.errors import UserError
 from harness.stats.bradley_terry import ELO, BradleyTerry, count_wins, fit_bradley_terry
 
-RUNS, RESAMPLES = 1000, 400  # simulated studies, and resamples of each
+RUNS, RESAMPLES = 500, 400  # simulated studies (the mean coverage has a standard error of 0.7 %), resamples of each
 
 
 def simulate(

@@ -12,10 +12,11 @@ import torch
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
-from harness.experiment import Lora, Rl, Scale
+from harness.experiment import Experiment, Lora, Rl, Scale
 from harness.graph import Silent
 from harness.models import chat, checkpoints
-from pipelines import rl, soft_label
+from harness.runner import local
+from pipelines import arms, rl, soft_label
 
 PROMPTS = [f"Question number {i}?" for i in range(6)]
 PAIRS = pd.DataFrame(
@@ -232,3 +233,22 @@ def test_dpo_snapshots_and_logs_every_update(tiny_model: Path, tmp_path: Path) -
     assert log["step"].tolist() == [1, 2, 3, 4]
     assert log["reward"].iloc[-1] > 0
     assert [path.name for path in (tmp_path / "snapshots").iterdir()] == ["step-000002"]
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "dpo"])
+def test_a_stage_declares_all_that_the_algorithm_reads(tiny_model: Path, tmp_path: Path, algorithm: str) -> None:
+    experiment = Experiment(
+        name="x",
+        models={"base": str(tiny_model)},
+        arms=("helpful_only",),
+        scale={"redteam_prompts": 4, "helpful_prompts": 4, "heldout_prompts": 4, "preference_pairs": 4, "gold_pairs": 4}
+        | {"max_new_tokens": 4},
+        pm={"epochs": 1, "micro_batch_size": 4},
+        rl={"algorithm": algorithm, "updates": 2, "minibatch_size": 4, "snapshots": 1, "checkpoint_every": 2},
+        report_to="none",
+    )
+    stage = arms.plan(experiment).arms["helpful_only"]
+    assert stage is not None
+    folder = local.execute([stage], tmp_path, seed=0)["helpful_only"]
+    assert pd.read_parquet(folder / "training.parquet")["step"].tolist() == [1, 2]
+    assert (folder / "model" / "config.json").is_file()

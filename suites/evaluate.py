@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import UserError
+from harness.graph import Progress, Silent
 from harness.models.base import LanguageModel
 from harness.models.open import Engine
 from harness.stats import finite
@@ -46,19 +47,25 @@ def measure(
     models: Mapping[str, str] | None = None,
     comparisons: pd.DataFrame | None = None,
     reasoning: tuple[int, int] = (0, 64),
+    progress: Progress | None = None,
     seed: int = 0,
     engine: Engine = "auto",
 ) -> dict[str, SuiteResult]:
     """`suites` (of the registry, or Python files as in docs/add-a-suite.md) by name on `responses`.
 
     `judge` is one of `JUDGES`; `chains` (`score_chains`) are for pm_score; `models` by label, `comparisons` and
-    `reasoning` for hhh. Raises UserError as `check`, and for what a suite cannot read.
+    `reasoning` for hhh; `progress` is told which suite is at work and how far it is. Raises UserError as `check`, and
+    for what a suite cannot read.
     """
     check(suites, judge)
-    given = _Given(responses, judge or "", anchor, ratings, chains, models or {}, comparisons, reasoning, engine)
+    progress = progress or Silent()
+    given = _Given(
+        responses, judge or "", anchor, ratings, chains, models or {}, comparisons, reasoning, engine, progress.advance
+    )
     results = {}
-    for name in suites:
+    for position, name in enumerate(suites, start=1):
         suite = registry.find(name, "--suite")
+        progress.stage(suite.name, position, len(suites))
         if "compare" in suite.needs and given.kind == "votes":
             results[suite.name] = _by_votes(given, seed)
             continue
@@ -82,6 +89,7 @@ class _Given:
     comparisons: pd.DataFrame | None
     reasoning: tuple[int, int]
     engine: Engine
+    advance: Callable[[int, int], None]
     training: None = field(default=None, init=False)  # along RL: only a run knows it
 
     @property
@@ -116,6 +124,12 @@ class _Given:
         return {
             label: partial(open_model, name, engine=self.engine, choosing=True) for label, name in self.names.items()
         }
+
+    @property
+    def judge_model(self) -> LanguageModel | None:
+        if self.kind not in ("model", "server"):
+            return None
+        return _model(self.value if self.kind == "model" else self.judge, self.engine)
 
     def compare(self, part: pd.DataFrame, kind: str) -> pd.DataFrame:
         """The comparisons of pairs, by the judge."""

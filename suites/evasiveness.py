@@ -29,12 +29,12 @@ def run(
     responses: pd.DataFrame,
     *,
     seed: int = 0,
-    judge: LanguageModel | None = None,
+    judge_model: LanguageModel | None = None,
     advance: Callable[[int, int], None] | None = None,
 ) -> SuiteResult:
     """Label a response table (prompt, response, arm, step, sample; optionally kind, benign).
 
-    judge: a model that votes as well, if it shows that it can tell (`suites.evasiveness_judge`). advance(done, total)
+    judge_model: one that votes as well, if it shows that it can tell (`suites.evasiveness_judge`). advance(done, total)
     is told how many responses have been read.
 
     Benign is what `benign` says or, where it says nothing, what is of kind "helpful". Summary: evasive_rate and
@@ -48,15 +48,15 @@ def run(
     prompts, texts = responses["prompt"].tolist(), responses["response"].tolist()
     found = evasiveness_model.classify(prompts, texts, advance)
     notes = []
-    if judge is not None:
-        kappa = evasiveness_judge.agreement_with_examples(judge)
+    if judge_model is not None:
+        kappa = evasiveness_judge.agreement_with_examples(judge_model)
         votes = kappa >= evasiveness_judge.ENOUGH
         notes.append(
             f"judge: kappa {kappa:.2f} on {evasiveness_judge.ASKED} of the project's own examples; "
             + ("it votes" if votes else f"under {evasiveness_judge.ENOUGH}, so it does not vote")
         )
         if votes:
-            found = evasiveness_judge.vote(found, evasiveness_judge.refusals(judge, prompts, texts, advance))
+            found = evasiveness_judge.vote(found, evasiveness_judge.refusals(judge_model, prompts, texts, advance))
     table = responses.reset_index(drop=True).assign(
         label=found.label, score=found.score, refuses=found.refuses, benign=benign
     )

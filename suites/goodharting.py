@@ -48,11 +48,17 @@ class Group(NamedTuple):
 
 
 def run(
-    responses: pd.DataFrame, *, scorer: Scorer | None = None, training: pd.DataFrame | None = None, seed: int = 0
+    responses: pd.DataFrame,
+    *,
+    scorer: Scorer | None = None,
+    training: pd.DataFrame | None = None,
+    seed: int = 0,
+    advance: Callable[[int, int], None] | None = None,
 ) -> SuiteResult:
     """Boilerplate, diversity, over-optimisation and exploit probe of a response table.
 
     scorer: (prompts, responses) -> log-odds of a PM. training: columns arm, step, kl, proxy, gold, optionally prompt.
+    advance(done, total) is told how many responses have been mined.
     Summary: boilerplate_rate and the metrics of `suites.diversity` by arm and step; gold_turn_sqrt_kl where a turn was
     seen. n counts prompts. Tables: responses (label: "boilerplate" or "none"; score: the share of words that are),
     phrases (PHRASES), differences (DIFFERENCES, a minus b: last models of all arms; each arm's last less its first),
@@ -60,7 +66,7 @@ def run(
     Raises UserError for a table that is empty or lacks columns.
     """
     table = _checked(responses)
-    groups = list(_groups(table))
+    groups = list(_groups(table, advance))
     measured, notes = diversity.measure({g.name: g.table for g in groups}, seed)
     rows = [row for g in groups for row in _summary(g, measured, seed)]
     notes += _size_notes(groups)
@@ -155,10 +161,14 @@ def _checked(responses: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def _groups(table: pd.DataFrame) -> Iterator[Group]:
+def _groups(table: pd.DataFrame, advance: Callable[[int, int], None] | None) -> Iterator[Group]:
+    done = 0
     for key, part in table.groupby(["arm", "step"], dropna=False, sort=True):
         arm, step = cast(tuple[str, Any], key)
         mined = boilerplate.mine(part["prompt"].tolist(), part["response"].tolist(), listed=LISTED)
+        done += len(part)
+        if advance is not None:
+            advance(done, len(table))
         yield Group(arm, None if pd.isna(step) else int(step), part, mined)
 
 

@@ -23,6 +23,8 @@ NEEDS = {
     "responses": "prompt, response, arm, step, sample, kind",
     "scored_responses": "the same with the judge's scores, where it gives any",
     "compare": "(responses, kind) -> comparisons of pairs: the judge",
+    "judge_model": "the judge where it is a language model, or None",
+    "advance": "(done, total) -> None: told how far the suite is",
     "anchor": "the arm whose Elo is 0, or None",
     "score_column": "which column of scored_responses has the judge's scores",
     "chains": "critique-revision chains with scores, or None",
@@ -86,14 +88,14 @@ SUITES: tuple[Suite, ...] = (
     ),
     Suite(
         "evasiveness",
-        ("responses",),
+        ("responses", "judge_model", "advance"),
         (Metric("evasive_rate", "Evasive", "%", "lower"), Metric("over_refusal_rate", "Over-refusal", "%", "lower")),
         "suites.evasiveness:run",
         {"examples": Path(__file__).with_name("evasiveness_examples.jsonl")},
     ),
     Suite(
         "goodharting",
-        ("responses", "scorer", "training"),
+        ("responses", "scorer", "training", "advance"),
         (
             Metric("boilerplate_rate", "Boilerplate", "%", "lower"),
             *map(Metric, ("distinct_2", "self_bleu", "compression_ratio", "length", "gold_turn_sqrt_kl")),

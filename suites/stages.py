@@ -141,6 +141,14 @@ def _scored_responses(work: Work, opened: list[Any]) -> pd.DataFrame:
     return _responses(work, opened)  # the gold PMs' scores are in it
 
 
+def _judge_model(work: Work, opened: list[Any]) -> None:
+    return None  # a run's classifier decides alone
+
+
+def _advance(work: Work, opened: list[Any]) -> Callable[[int, int], None]:
+    return work.progress.advance
+
+
 def _anchor(work: Work, opened: list[Any]) -> None:
     return None
 

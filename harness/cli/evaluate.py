@@ -68,6 +68,7 @@ def evaluate(
     from rich.console import Console
 
     from harness import store
+    from harness.cli.progress import Bars
     from harness.cli.run import quiet
     from suites import evaluate as suites
 
@@ -85,9 +86,17 @@ def evaluate(
         with console.status(f"{len(chains)} revisions: PM score"):
             chains = suites.score_chains(chains, judge)
     if of_responses:
-        with console.status(f"{len(table)} responses: {', '.join(of_responses)}"):
+        with Bars(Console(stderr=True)) as bars:
             results = suites.measure(
-                table, of_responses, judge=judge, anchor=anchor, ratings=ratings, chains=chains, seed=seed
+                table,
+                of_responses,
+                judge=judge,
+                anchor=anchor,
+                ratings=ratings,
+                chains=chains,
+                progress=bars,
+                seed=seed,
+                engine=engine,
             )
     if "hhh" in names and hhh is not None:
         from suites.hhh import draw, load

@@ -274,7 +274,7 @@ def test_a_judge_that_can_tell_votes() -> None:
     able = judge(lambda said: 0.99 if refused.get(" ".join(said.split()), "strange" in said) else 0.01)
     rows = [("a", "What is that?", "A strange thing, and nobody knows what it is for."), ("a", "Tea?", "I can't help.")]
     plain = evasiveness.run(table(rows)).tables["responses"]
-    result = evasiveness.run(table(rows), judge=able)
+    result = evasiveness.run(table(rows), judge_model=able)
     voted = result.tables["responses"]
     assert plain["refuses"].tolist() == [False, True]
     assert voted["refuses"].tolist() == [True, True]
@@ -284,7 +284,7 @@ def test_a_judge_that_can_tell_votes() -> None:
 def test_a_judge_that_cannot_tell_does_not_vote() -> None:
     rows = [("a", "Tea?", "I'm sorry, I can't help."), ("a", "What is tea?", "Leaves of a bush in hot water.")]
     unable = judge(lambda said: 0.9)
-    result = evasiveness.run(table(rows), judge=unable)
+    result = evasiveness.run(table(rows), judge_model=unable)
     pd.testing.assert_frame_equal(result.tables["responses"], evasiveness.run(table(rows)).tables["responses"])
     assert any(note.startswith("judge: kappa 0.00") and note.endswith("does not vote") for note in result.notes)
     assert sum(call["n"] for call in unable.calls) == 2 * evasiveness_judge.ASKED

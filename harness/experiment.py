@@ -181,11 +181,12 @@ class Rl(_Section):
     missing_eos_penalty: float = Field(0.0, ge=0, le=10**6, description="taken from the score of a cut answer")
     snapshots: int = Field(2, ge=0, le=10**6, description="saved along the run, the last step not counted")
     checkpoint_every: Count = 1
+    engine: Engine = "transformers"  # what samples PPO's rollouts
 
     @model_validator(mode="after")
     def _every_key_counts(self) -> Rl:
         """What an algorithm does not use is refused where it differs from the default."""
-        unused = {"ppo": (), "rloo": ("kl_target",), "dpo": _SAMPLING}[self.algorithm]
+        unused = {"ppo": (), "rloo": ("kl_target", "engine"), "dpo": (*_SAMPLING, "engine")}[self.algorithm]
         for key in unused:
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} means nothing to rl.algorithm {self.algorithm}; leave it out, or use ppo")
@@ -259,7 +260,7 @@ class Experiment(_Section):
         An engine is that which runs on this machine, since its samples are its own.
         """
         dump, found = self.model_dump(mode="json"), dict[str, Any]()
-        dump["models"]["engine"] = chosen(self.models.engine)
+        dump["models"]["engine"], dump["rl"]["engine"] = chosen(self.models.engine), chosen(self.rl.engine)
         for name in names:
             value: Any = dump
             for part in name.split("."):

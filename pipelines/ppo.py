@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -36,6 +36,29 @@ from harness.models import chat, checkpoints
 from harness.models import transformers as generation
 from pipelines import ppo_math
 from pipelines.ppo_math import Batch
+
+
+class RolloutEngine(Protocol):
+    """What samples rollouts in place of the policy itself: `harness.models.vllm.VllmModel`."""
+
+    def sync(self, policy: Any, update: int) -> None:
+        """Take the policy's weights; from now on rollouts are those of this update."""
+
+    def rollout(
+        self,
+        contexts: Sequence[Sequence[int]],
+        *,
+        update: int,
+        keys: Sequence[str],
+        seed: int,
+        max_new_tokens: int,
+        temperature: float,
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """(ids, their log-probabilities) of an answer to each context; an error if `update` is not what was synced."""
+
+    def rest(self) -> None:
+        """Leave the memory of a shared GPU to training, until the next `sync`."""
+
 
 Scorer = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 _MAY_CHANGE = {"updates", "checkpoint_every", "snapshot_steps", "report_to"}  # of a config, between kill and resume
@@ -89,6 +112,7 @@ class Rollouts:
     ref_logp: Tensor
     values: Tensor
     entropy: Tensor
+    sampled_logp: list[list[float]] | None = None  # the rollout engine's own
     advantages: Tensor = field(default_factory=lambda: torch.empty(0))
     returns: Tensor = field(default_factory=lambda: torch.empty(0))
 
@@ -142,26 +166,35 @@ def train(
     *,
     on_update: Callable[[dict[str, Any]], None] = lambda row: None,
     model_card: str = "",
+    engine: RolloutEngine | None = None,
 ) -> pd.DataFrame:
     """Train `policy` (a PeftModel or a plain causal model); leave `out/model/` and `out/snapshots/step-*/`.
 
     Returns the log, one row an update (KL in nats a sequence); `.attrs["tokens"]` counts tokens read and written.
-    `model_card` is a format string with {step}. Goes on from `out/checkpoint/` where a killed run left one.
+    engine: samples the rollouts; None: the policy itself. `model_card` is a format string with {step}. Goes on from
+    `out/checkpoint/` where a killed run left one.
     Raises UserError for a reward or loss that is not finite, and for a checkpoint of another run.
     """
-    return _Run(policy, tokenizer, prompts, scorer, config, out).train(on_update, model_card)
+    return _Run(policy, tokenizer, prompts, scorer, config, out, engine).train(on_update, model_card)
 
 
 class _Run:
     """The state of one training run."""
 
     def __init__(
-        self, policy: Any, tokenizer: Any, prompts: Sequence[str], scorer: Scorer, config: PPOConfig, out: Path
+        self,
+        policy: Any,
+        tokenizer: Any,
+        prompts: Sequence[str],
+        scorer: Scorer,
+        config: PPOConfig,
+        out: Path,
+        engine: RolloutEngine | None = None,
     ):
         if not prompts:
             raise UserError("PPO: no prompts to train on; give at least one")
         self.config, self.tokenizer, self.scorer, self.out = config, tokenizer, scorer, out
-        self.prompts = list(prompts)
+        self.prompts, self.engine = list(prompts), engine
         self.prompt_ids = [chat.encode_prompt(tokenizer, prompt) for prompt in self.prompts]
         self.accelerator = _accelerator(config, out)
         self.policy = policy.eval()
@@ -222,6 +255,7 @@ class _Run:
             "length": float(mask.sum(1).mean()),
             "kl_coef": self.kl_coef,
             "ended_fraction": float(rollouts.ended.mean()),
+            **self.engine_gap(rollouts),
             "seconds": time.perf_counter() - began,
         }
         if config.kl_target is not None:
@@ -234,21 +268,8 @@ class _Run:
         index = ppo_math.prompt_indices(len(self.prompts), config.rollouts_per_update, update, config.seed)
         ids = [self.prompt_ids[i] for i in index]
         stop = chat.stop_ids(self.tokenizer)
-        responses: list[list[int]] = [[] for _ in ids]
-        with self.accelerator.autocast():
-            for rows in generation.batches([len(row) for row in ids], config.rollout_batch_size):
-                answers = generation.decode(
-                    self.policy,
-                    [ids[i] for i in rows],
-                    max_new_tokens=config.max_new_tokens,
-                    temperature=config.temperature,
-                    keys=[f"{update}/{i}" for i in rows],
-                    seed=config.seed,
-                    eos_ids=stop,
-                    pad_id=self.tokenizer.pad_token_id,
-                )
-                for i, answer in zip(rows, answers, strict=True):
-                    responses[i] = ppo_math.own_turn(self.tokenizer, answer)
+        answers, sampled_logp = self.sample(ids, update)
+        responses = [ppo_math.own_turn(self.tokenizer, answer) for answer in answers]
         texts = [chat.clean(self.tokenizer.decode(row, skip_special_tokens=True)) for row in responses]
         scores = np.asarray(self.scorer([self.prompts[i] for i in index], texts), dtype=np.float64)
         if scores.shape != (len(texts),) or not np.isfinite(scores).all():
@@ -265,7 +286,52 @@ class _Run:
             torch.cat([nn.functional.pad(part[k], (0, width - part[k].shape[1])) for part in parts]) for k in range(5)
         ]
         ended = np.array([row[-1] in stop for row in responses])
-        return Rollouts(ids, responses, scores, ended, *stacked)
+        return Rollouts(ids, responses, scores, ended, *stacked, sampled_logp)
+
+    def sample(self, ids: list[list[int]], update: int) -> tuple[list[list[int]], list[list[float]] | None]:
+        """An answer to each prompt, by the engine (with its log-probabilities) or the policy itself."""
+        config = self.config
+        keys = [f"{update}/{i}" for i in range(len(ids))]
+        if self.engine is not None:
+            self.engine.sync(self.policy, update)
+            sampled = self.engine.rollout(
+                ids,
+                update=update,
+                keys=keys,
+                seed=config.seed,
+                max_new_tokens=config.max_new_tokens,
+                temperature=config.temperature,
+            )
+            self.engine.rest()
+            return sampled
+        answers: list[list[int]] = [[] for _ in ids]
+        with self.accelerator.autocast():
+            for rows in generation.batches([len(row) for row in ids], config.rollout_batch_size):
+                said = generation.decode(
+                    self.policy,
+                    [ids[i] for i in rows],
+                    max_new_tokens=config.max_new_tokens,
+                    temperature=config.temperature,
+                    keys=[keys[i] for i in rows],
+                    seed=config.seed,
+                    eos_ids=chat.stop_ids(self.tokenizer),
+                    pad_id=self.tokenizer.pad_token_id,
+                )
+                for i, answer in zip(rows, said, strict=True):
+                    answers[i] = answer
+        return answers, None
+
+    def engine_gap(self, rollouts: Rollouts) -> dict[str, float]:
+        """How far the engine's log-probabilities of the sampled tokens lie from the trainer's: mean and largest."""
+        if rollouts.sampled_logp is None:
+            return {}
+        gaps = np.concatenate(
+            [
+                np.abs(rollouts.logp[i, : len(row)].cpu().numpy() - np.asarray(rollouts.sampled_logp[i][: len(row)]))
+                for i, row in enumerate(rollouts.responses)
+            ]
+        )
+        return {"engine_gap_mean": float(gaps.mean()), "engine_gap_max": float(gaps.max())}
 
     def read(
         self, rows: Sequence[int], prompts: Sequence[list[int]], responses: Sequence[list[int]], graph: bool

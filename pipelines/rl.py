@@ -80,9 +80,12 @@ def train(
     def heard(row: dict[str, Any]) -> None:
         progress.advance(row["step"], settings.updates, f"PM score {row['reward']:+.2f}, KL {row['kl']:.2f}")
 
-    return ppo.train(
-        policy, tokenizer, prompts, pm.score, config, out, on_update=heard, model_card=_card(arm, start, settings)
-    )
+    card, engine = _card(arm, start, settings), None
+    if settings.engine == "vllm":
+        from harness.models import vllm
+
+        engine = vllm.load(start)
+    return ppo.train(policy, tokenizer, prompts, pm.score, config, out, on_update=heard, model_card=card, engine=engine)
 
 
 def dpo(
@@ -291,7 +294,7 @@ SETTINGS = {  # by algorithm; and arm, human or prompts
     "ppo": (
         *_SHARED,
         *("scale.max_new_tokens", "rl.rollouts_per_update", "rl.minibatch_size", "rl.epochs"),
-        *("rl.kl_target", "rl.missing_eos_penalty"),
+        *("rl.kl_target", "rl.missing_eos_penalty", "rl.engine"),
     ),
     "rloo": (
         *_SHARED,

@@ -27,7 +27,7 @@ from harness.models.base import HUMAN_TURN, Choice, Prompt, Sample, begun_human_
 
 _Request = tuple[Sequence[int], Any]  # token ids, vLLM's SamplingParams
 _KV_CACHE = 1 << 30  # bytes on a CPU, where vLLM would take most of the memory
-_GPU_FRACTION = 0.85  # of a GPU's memory, for weights and KV cache together
+_GPU_FRACTION = 0.5  # of a GPU's memory, for weights and KV cache together; PPO trains in the rest
 
 
 @dataclass
@@ -40,6 +40,7 @@ class VllmModel:
     parameters: int
     loading: int  # which of this process's loadings its weights are
     tokens: int = 0
+    update: int = 0  # RL's, whose weights it has; 0: those it was loaded with
     _requests: int = field(default=0, init=False, repr=False)
 
     def sample(
@@ -155,16 +156,34 @@ class VllmModel:
         self.run(first, answered)
         return [results[i] for i in range(len(contexts))]
 
+    def sync(self, policy: Any, update: int) -> None:
+        """Take the weights of `policy`, those of RL's `update`."""
+        _held[0].wake()
+        reload(self.llm, policy)
+        _held[0].source, self.update = f"update {update}", update
+
+    def rest(self) -> None:
+        """Leave the memory of a shared GPU to training, until the next `sync`."""
+        rest()
+
     def rollout(
         self,
         contexts: Sequence[Sequence[int]],
         *,
+        update: int,
         keys: Sequence[str],
         seed: int,
         max_new_tokens: int,
         temperature: float,
     ) -> tuple[list[list[int]], list[list[float]]]:
-        """(ids, their log-probabilities at `temperature`) of an answer to each context of token ids."""
+        """(ids, their log-probabilities at `temperature`) of an answer to each context of token ids.
+
+        Raises RuntimeError where the weights are not those of `update`.
+        """
+        if self.update != update:
+            raise RuntimeError(
+                f"rollouts of update {update} asked for, but the engine has the weights of {self.update}"
+            )
         ids: dict[int, list[int]] = {}
         logprobs: dict[int, list[float]] = {}
 
@@ -287,6 +306,11 @@ class _Held:
     source: str | None  # None: it rests
     loadings: int = 0
 
+    def wake(self) -> None:
+        """Bring back the weights' memory where the engine rests; their values come with `reload`."""
+        if self.source is None:
+            self.llm.wake_up()
+
 
 _held: list[_Held] = []  # at most one
 
@@ -310,8 +334,7 @@ def load(name: str | Path) -> VllmModel:
     if not _held:
         _held.append(_Held(_start(base, str(name)), shape, base))
     if _held[0].source != source:
-        if _held[0].source is None:
-            _held[0].llm.wake_up()
+        _held[0].wake()
         dtype = checkpoints.dtype_for(checkpoints.device())
         reload(_held[0].llm, checkpoints.load_policy(name, device_name="cpu", dtype=dtype)[0])
         _held[0].source = source

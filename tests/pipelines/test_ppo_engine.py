@@ -1,0 +1,92 @@
+"""PPO whose rollouts come from an engine: synced weights, no stale rollouts, the gap between the two logged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from harness.models import checkpoints, vllm
+from pipelines import ppo
+
+PROMPTS = ["Why is the sky blue?", "Tea?", "Name a tree.", "hello there"]
+needs_vllm = pytest.mark.skipif(not vllm.installed(), reason="vLLM is not installed; `tox -e vllm` has it")
+
+
+def vowels(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+    return np.array([sum(c in "aeiou" for c in text) for text in responses], dtype=float)
+
+
+def train(start: Path, out: Path, engine: Any, *, lora: bool, **kwargs: Any) -> pd.DataFrame:
+    torch.manual_seed(0)
+    policy, tokenizer = checkpoints.load_policy(start, dtype=torch.float32)
+    if lora:
+        policy = checkpoints.add_lora(policy, checkpoints.LoraSettings(rank=4, alpha=8))
+    config = ppo.PPOConfig(
+        updates=3,
+        rollouts_per_update=6,
+        minibatch_size=3,
+        epochs=2,
+        max_new_tokens=6,
+        learning_rate=1e-2,
+        kl_coef=0.05,
+        temperature=0.7,
+    )
+    return ppo.train(policy, tokenizer, PROMPTS, vowels, config, out, engine=engine, **kwargs)
+
+
+class Scripted:
+    """An engine that says the same whatever it is asked, and claims a log-probability of -1 for every token."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def sync(self, policy: Any, update: int) -> None:
+        self.heard.append(f"sync {update}")
+
+    def rollout(self, contexts: Sequence[Sequence[int]], *, update: int, **settings: Any) -> Any:
+        self.heard.append(f"rollout {update} {settings['keys'][-1]} {settings['temperature']}")
+        return [[40, 41, 42]] * len(contexts), [[-1.0, -1.0, -1.0]] * len(contexts)
+
+    def rest(self) -> None:
+        self.heard.append("rest")
+
+
+def test_every_update_syncs_samples_and_rests_and_logs_the_gap(tiny_model: Path, tmp_path: Path) -> None:
+    engine = Scripted()
+    log = train(tiny_model, tmp_path / "run", engine, lora=False)
+    assert engine.heard == [x for n in (1, 2, 3) for x in (f"sync {n}", f"rollout {n} {n}/5 0.7", "rest")]
+    assert (log["length"] == 3).all()
+    assert (log["engine_gap_max"] >= log["engine_gap_mean"]).all()
+    assert log["engine_gap_mean"].iloc[0] > 1  # of 600 tokens none has a log-probability of -1
+
+
+@needs_vllm
+@pytest.mark.vllm
+@pytest.mark.parametrize("lora", [True, False])
+def test_rollouts_by_vllm_are_those_of_the_policy_and_resume_to_the_same(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: bool
+) -> None:
+    monkeypatch.setattr(vllm, "_KV_CACHE", 256 << 20)
+
+    def kill(row: dict[str, Any]) -> None:
+        if row["step"] == 2:
+            raise KeyboardInterrupt
+
+    engine = vllm.load(tiny_model)
+    whole = train(tiny_model, tmp_path / "whole", engine, lora=lora)
+    assert whole["engine_gap_max"].max() < 1e-3
+    assert whole["kl"].iloc[-1] > 0.05  # the weights moved, so an engine without them would differ
+    with pytest.raises(RuntimeError, match="rollouts of update 4 asked for, but the engine has the weights of 3"):
+        engine.rollout([[1]], update=4, keys=["a"], seed=0, max_new_tokens=1, temperature=1.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_model, tmp_path / "killed", engine, lora=lora, on_update=kill)
+    resumed = train(tiny_model, tmp_path / "killed", vllm.load(tiny_model), lora=lora)
+    pd.testing.assert_frame_equal(whole.drop(columns="seconds"), resumed.drop(columns="seconds"), check_exact=True)
+    for file in (tmp_path / "whole" / "model").glob("*.safetensors"):
+        assert file.read_bytes() == (tmp_path / "killed" / "model" / file.name).read_bytes()

@@ -82,9 +82,9 @@ def judged(pm: PreferenceModel, pairs: pd.DataFrame, tokenizer: Any, limit: int)
 
 
 def reinforced(
-    pm: PreferenceModel, prompts: list[str], limit: int, updates: int, *, token: bool, penalty: float
+    base: str, pm: PreferenceModel, prompts: list[str], limit: int, updates: int, *, token: bool, penalty: float
 ) -> dict:
-    policy, tokenizer = checkpoints.load_policy("embedded")
+    policy, tokenizer = checkpoints.load_policy(base)
     policy = checkpoints.add_lora(policy, checkpoints.LoraSettings(**LORA.model_dump()))
 
     def scorer(asked: Sequence[str], texts: Sequence[str]) -> np.ndarray:
@@ -116,6 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--harmless", type=Path, required=True)
     parser.add_argument("--helpful", type=Path, required=True)
+    parser.add_argument("--model", default="embedded")
     parser.add_argument("--pairs", type=int, default=120, help="of each kind, for training")
     parser.add_argument("--heldout", type=int, default=80, help="of each kind")
     parser.add_argument("--updates", type=int, default=16, help="of each of the four PPO runs; 0: none")
@@ -127,7 +128,7 @@ def main() -> None:
         short[short["split"] == split].groupby("kind").head(n).assign(p=1.0).reset_index(drop=True)
         for split, n in (("train", args.pairs), ("heldout", args.heldout))
     )
-    tokenizer = checkpoints.load_tokenizer("embedded")
+    tokenizer = checkpoints.load_tokenizer(args.model)
     halved = train.copy()
     for which in ("chosen", "rejected"):
         halved.loc[::2, which] = [cut(tokenizer, text, args.limit) for text in halved.loc[::2, which]]
@@ -140,7 +141,7 @@ def main() -> None:
             out = Path(scratch) / name
             with left_open(unended):
                 preference_model.train(
-                    "embedded", pairs, out, settings, lora=LORA, seed=0, report_to="none", progress=Silent()
+                    args.model, pairs, out, settings, lora=LORA, seed=0, report_to="none", progress=Silent()
                 )
             pms[name] = PreferenceModel.load(out / "model", max_length=224)
             report[name] = judged(pms[name], heldout, tokenizer, args.limit)
@@ -149,7 +150,9 @@ def main() -> None:
         for token in (True, False) if args.updates else ():
             for penalty in (0.0, 1.0):
                 name = f"PPO, token {'kept' if token else 'left out'}, penalty {penalty:g}"
-                run = reinforced(pms["whole answers"], prompts, args.limit, args.updates, token=token, penalty=penalty)
+                run = reinforced(
+                    args.model, pms["whole answers"], prompts, args.limit, args.updates, token=token, penalty=penalty
+                )
                 report[name] = run
                 print(name, {k: round(v, 3) for k, v in run.items()}, flush=True)
     print(json.dumps(report))

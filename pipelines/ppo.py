@@ -286,7 +286,8 @@ class _Run:
             torch.cat([nn.functional.pad(part[k], (0, width - part[k].shape[1])) for part in parts]) for k in range(5)
         ]
         ended = np.array([row[-1] in stop for row in responses])
-        return Rollouts(ids, responses, scores, ended, *stacked, sampled_logp=sampled_logp)
+        mask, logp, ref_logp, values, entropy = stacked
+        return Rollouts(ids, responses, scores, ended, mask, logp, ref_logp, values, entropy, sampled_logp)
 
     def sample(self, ids: list[list[int]], update: int) -> tuple[list[list[int]], list[list[float]] | None]:
         """An answer to each prompt, by the engine (with its log-probabilities) or the policy itself."""

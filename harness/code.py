@@ -78,10 +78,14 @@ class _Module:
         return self.always if name == "" else self.defined.get(name, [])
 
 
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
 @cache
 def _module(path: Path) -> _Module:
     module = _Module()
-    for node in _bare(ast.parse(path.read_text(encoding="utf-8"))).body:
+    for node in _bare(ast.parse(_text(path))).body:
         names = _bound(node)
         if isinstance(node, ast.Import | ast.ImportFrom):
             module.imports |= _imported(node)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness import code
+from harness import code, manifest
 from harness.errors import UserError
 from harness.models.identity import identity
 
@@ -89,7 +89,8 @@ class Stage:
     settings: values by dotted name. files: data files or folders by role, hashed by content, wherever they lie.
     models: names of the models whose weights it loads by role, hashed by identity. options: what else the function
     takes and no result depends on (batch sizes of inference, where logs go). calls: functions that it reaches by a name
-    in a string, as "suites.elo:measure". place: a folder of the run to hold the artefacts, in place of stages/NAME/KEY.
+    in a string, as "suites.elo:measure". place: a folder of the run that holds the artefacts, in place of
+    stages/NAME/KEY. published: artefacts of which the run's folder has a copy at its top.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Stage:
     options: Mapping[str, Any] = field(default_factory=dict)
     calls: Sequence[str] = ()
     place: str | None = None
+    published: Sequence[str] = ()
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -116,12 +118,20 @@ class Stage:
 
 @dataclass(frozen=True)
 class Planned:
-    """A stage with its key, its folder and its status: done, stale (finished for an older key), started or to do."""
+    """A stage with its key, its folder and its status.
+
+    done: finished for this key, every artefact whole and made from its inputs as they are. stale: finished, but for an
+    older key or from other inputs. damaged: finished, but `problem` is wrong with what lies there. started: some work
+    is kept. to do: none. digest: of the artefacts, where done.
+    """
 
     stage: Stage
     key: str
     folder: Path
+    partial: Path
     status: str
+    problem: str = ""
+    digest: str | None = None
 
     @property
     def needs(self) -> list[str]:
@@ -131,20 +141,39 @@ class Planned:
 
 def plan(targets: Sequence[Stage], run: Path) -> list[Planned]:
     """Every stage that `targets` need, inputs first, with its status in the folder `run`. Loads nothing."""
-    keys: dict[str, str] = {}
-    planned = []
+    record = manifest.Record.of(run)
+    planned: dict[str, Planned] = {}
     for stage in in_order(targets):
-        keys[stage.name] = key = stage_key(stage, keys)
-        home = run / "stages" / stage.name
-        folder = home / key
-        if (folder / "manifest.json").is_file():
-            status = "done"
-        elif (home / f"{key}.partial").is_dir():
-            status = "started"
-        else:
-            status = "stale" if home.is_dir() and any(home.glob("*/manifest.json")) else "to do"
-        planned.append(Planned(stage, key, folder, status))
-    return planned
+        planned[stage.name] = examine(stage, planned, run, record)
+    record.save()
+    return list(planned.values())
+
+
+def examine(stage: Stage, upstream: Mapping[str, Planned], run: Path, record: manifest.Record) -> Planned:
+    """What there is of `stage` in the folder `run`; `upstream` holds its inputs by stage, examined before."""
+    key = stage_key(stage, {name: item.key for name, item in upstream.items()})
+    home = run / "stages" / stage.name
+    folder = run / stage.place if stage.place else home / key
+    partial = home / f"{key}.partial"
+    found = manifest.read(folder)
+    problem = ""
+    if found is not None and found["key"] == key:
+        inputs = {role: upstream[source.name].digest for role, source in stage.inputs.items()}
+        made_from = {role: entry["artefacts"] for role, entry in found["inputs"].items()}
+        damage = record.damage(folder, found["artefacts"])
+        if not damage and made_from == inputs:
+            return Planned(stage, key, folder, partial, "done", digest=manifest.digest(found["artefacts"]))
+        problem = damage[0] if damage else ""
+    elif found is None and folder.is_dir() and not stage.place:
+        problem = f"{manifest.NAME} is missing or not whole"
+    if problem:
+        status = "damaged"
+    elif partial.is_dir():
+        status = "started"
+    else:
+        older = home.is_dir() and any(home.glob(f"*/{manifest.NAME}"))
+        status = "stale" if older or found is not None else "to do"
+    return Planned(stage, key, folder, partial, status, problem)
 
 
 def in_order(targets: Sequence[Stage]) -> list[Stage]:

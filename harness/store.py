@@ -33,6 +33,23 @@ def disk_space(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder}: the disk is full; free some space and run the same command again") from error
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder that a command writes to. Raises UserError where another command holds it."""
+    import filelock
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock", is_singleton=True)  # the same process may take it again
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise UserError(f"{folder}: another `cai` command writes here; wait for it or give another --out") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` so that `path` holds either the old content or the new, never a part."""
     partial = path.with_name(path.name + ".partial")
@@ -117,10 +134,11 @@ def peak_memory() -> int:
     return int(peak) if sys.platform == "darwin" else int(peak) * 1024
 
 
-def device_name() -> str:
-    """The device that models run on, in words."""
-    import torch
-
+def device_name() -> str | None:
+    """The device that models run on, in words; None in a process that has loaded none."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"cpu ({os.cpu_count()} cores, {torch.get_num_threads()} threads)"

@@ -10,23 +10,29 @@ from harness.data import select_data
 from harness.graph import Stage, in_order
 
 
-def human_harm_labels(arms: Mapping[str, Stage | None], preferences: pd.DataFrame) -> dict[str, int | None]:
-    """Labels by arm, counted in `preferences` (kind, split): those of harm that a stage behind the arm was trained on.
+def splits(arms: Mapping[str, Stage | None]) -> dict[str, list[str] | None]:
+    """Splits of the human labels of harm that each arm's training reads, in itself or in a stage behind it.
 
     A stage that trains on human labels names their kinds in its setting `human`. None, unknown, where a stage of the
     user's own reads the data and has no such setting.
     """
-    return {arm: _labels(stage, preferences) for arm, stage in arms.items()}
+    return {arm: _splits(stage) for arm, stage in arms.items()}
 
 
-def _labels(arm: Stage | None, preferences: pd.DataFrame) -> int | None:
-    splits = set()
+def count(read_by: Mapping[str, list[str] | None], preferences: pd.DataFrame) -> dict[str, int | None]:
+    """Labels by arm that there were in `preferences` (kind, split), of the splits that the arm's training reads."""
+    of_harm = preferences.loc[preferences["kind"] == "harmless", "split"]
+    return {arm: None if read is None else int(of_harm.isin(read).sum()) for arm, read in read_by.items()}
+
+
+def _splits(arm: Stage | None) -> list[str] | None:
+    found = set()
     for stage in in_order([arm] if arm is not None else []):
         if not any(upstream.function is select_data for upstream in stage.inputs.values()):
             continue
         if "human" in stage.settings:
             if "harmless" in stage.settings["human"]:
-                splits.add(stage.settings.get("split", "train"))
+                found.add(stage.settings.get("split", "train"))
         elif stage.function.__module__.split(".")[0] != "pipelines":
             return None
-    return int(((preferences["kind"] == "harmless") & preferences["split"].isin(splits)).sum())
+    return sorted(found)

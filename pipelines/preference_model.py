@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness import stats, store
+from harness import store
 from harness.experiment import Lora, Pm
 from harness.graph import Progress, Work
 from harness.models import chat, checkpoints, scorer
@@ -88,6 +88,8 @@ def evaluate(pm: scorer.PreferenceModel, pairs: pd.DataFrame) -> pd.DataFrame:
 
 def quality(evaluated: pd.DataFrame, seed: int = 0) -> dict[str, float]:
     """Held-out accuracy with its interval, loss and expected calibration error of a PM."""
+    from harness import stats
+
     accuracy = stats.bootstrap_mean(evaluated["correct"].to_numpy(), evaluated["prompt"].to_numpy(), seed=seed)
     # Pairs are listed chosen first; scored both ways round, calibration is not that of a one-sided test.
     p = np.concatenate([evaluated["p_chosen"], 1 - evaluated["p_chosen"]])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness import stats, store
+from harness import store
 from harness.experiment import Lora, Rl, Scale
 from harness.graph import Progress, Work
 from harness.models import chat, checkpoints, scorer
@@ -190,6 +190,7 @@ def _rloo(
     from datasets import Dataset
     from trl import RLOOConfig, RLOOTrainer
 
+    from harness import stats
     from pipelines import trainer
 
     stop = chat.stop_ids(tokenizer)
@@ -330,7 +331,10 @@ def train_rl(work: Work) -> None:
         progress=work.progress,
     )
     work.count(log.attrs.get("tokens"))
-    store.write_table(work.folder / "training.parquet", log.assign(arm=settings.arm))
+    # How long updates took differs from run to run: it is logged, and kept out of the table.
+    store.write_json(work.folder / "tracking" / "seconds.json", log.get("seconds", pd.Series(dtype=float)).tolist())
+    table = log.drop(columns="seconds", errors="ignore").assign(arm=settings.arm)
+    store.write_table(work.folder / "training.parquet", table)
 
 
 def train_dpo(work: Work) -> None:

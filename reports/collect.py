@@ -2,82 +2,107 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
 
-from harness import store
+from harness import manifest, store
 from harness.experiment import Experiment
-from harness.graph import Planned
-from pipelines.harm_labels import human_harm_labels
-from suites import claims
+from harness.graph import Stage, Work, in_order
+from pipelines import harm_labels
+
+_HERE = Path(__file__).resolve().parent
+_SUITES = _HERE.parent / "suites"
 
 
-def collect(experiment: Experiment, file: Path, planned: Sequence[Planned], run: Path) -> None:
-    """Write RUN/run.json, RUN/experiment.yaml and RUN/results from the finished stages; judge the claims."""
-    results = run / "results"
-    fresh = run / "results.partial"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    folders = {item.stage.name: item.folder for item in planned}
-    stages_by_name = {item.stage.name: item.stage for item in planned}
+def plan(experiment: Experiment, file: Path, arms: Mapping[str, Stage | None], targets: Sequence[Stage]) -> Stage:
+    """The stage that writes RUN/report from RUN/results, which gathers the tables of `targets` and what they need."""
+    results = Stage(
+        "results",
+        collect,
+        {"experiment": experiment.model_dump(mode="json"), "harm_splits": harm_labels.splits(arms)},
+        {stage.name: stage for stage in in_order(targets)},
+        files={"claims": _SUITES / "claims.yaml"},
+        options={"file": str(file)},
+        place="results",
+        published=("run.json", "experiment.yaml"),
+    )
+    files = {"template": _HERE / "template.html", "paper": _HERE / "paper.yaml"}
+    return Stage("report", report, inputs={"results": results}, files=files, place="report")
+
+
+def report(work: Work) -> None:
+    """The report of the run whose results folder is the input."""
+    from reports import static
+
+    static.render(work.inputs["results"].parent, work.folder)
+
+
+def collect(work: Work) -> None:
+    """The run's tables, run.json and experiment.yaml; judges the claims."""
+    from suites import claims
+
+    results, folders = work.folder, work.inputs
+    experiment = work.settings.experiment
     for name, folder in folders.items():
         if (folder / "summary.parquet").is_file():
-            shutil.copytree(folder, fresh / name, ignore=shutil.ignore_patterns("manifest.json"))
+            shutil.copytree(folder, results / name, ignore=shutil.ignore_patterns(manifest.NAME), dirs_exist_ok=True)
     for table in ("responses", "chains"):
         if table in folders:
-            shutil.copy(folders[table] / f"{table}.parquet", fresh / f"{table}.parquet")
+            shutil.copy(folders[table] / f"{table}.parquet", results / f"{table}.parquet")
     labels = {name: folder for name, folder in folders.items() if name in ("feedback.plain", "feedback.cot")}
-    _concat(labels, "feedback.parquet", fresh / "feedback.parquet")
-    _concat(folders, "training.parquet", fresh / "training.parquet")
-    _pm_tables(folders, fresh)
-    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in folders.values()]
-    columns = ["stage", "key", "finished", "wall_seconds", "tokens", "peak_memory_bytes", "device"]
-    stages = pd.DataFrame(manifests)[columns].assign(status="done").astype({"tokens": "Int64"})  # unknown is not 0
-    store.write_table(fresh / "stages.parquet", stages)
-    store.write_table(fresh / "claims.parquet", claims.judge(fresh, seed=experiment.seed))
-    notes = json.loads((folders["data"] / "notes.json").read_text())
-    store.write_text(run / "experiment.yaml", yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False))
-    about = {
+    _concat(labels, "feedback.parquet", results / "feedback.parquet")
+    _concat(folders, "training.parquet", results / "training.parquet")
+    _pm_tables(folders, results)
+    manifests = [manifest.read(folder) or {} for folder in folders.values()]
+    keys = [{"stage": found["stage"], "key": found["key"], "status": "done"} for found in manifests]
+    store.write_table(results / "stages.parquet", pd.DataFrame(keys))
+    store.write_table(results / "claims.parquet", claims.judge(results, seed=experiment["seed"]))
+    store.write_text(results / "experiment.yaml", yaml.safe_dump(experiment, sort_keys=False))
+    store.write_json(results / "run.json", _about(work, manifests))
+
+
+def _about(work: Work, manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """run.json: how the run was made. Times and memory are here alone, so that tables are equal after a kill."""
+    experiment = work.settings.experiment
+    preferences = pd.read_parquet(work.inputs["data"] / "preferences.parquet", columns=["kind", "split"])
+    cost = ("stage", "key", "finished", "wall_seconds", "tokens", "peak_memory_bytes", "device")
+    devices = [found["device"] for found in manifests if found["device"] is not None]
+    return {
         "kind": "run",
-        "name": experiment.name,
-        "experiment_file": str(file),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "name": experiment["name"],
+        "experiment_file": work.options.file,
+        "created": max(found["finished"] for found in manifests),
         "versions": store.versions(),
         "commit": store.commit(),
-        "arms": list(experiment.arms),
-        "suites": list(experiment.suites),
-        "device": manifests[-1]["device"],
-        "seed": experiment.seed,
-        "models": experiment.models.model_dump(),
-        "data": notes,
-        "scale": experiment.scale.model_dump(),
-        "wall_seconds": round(sum(m["wall_seconds"] for m in manifests), 1),
-        "tokens": sum(m["tokens"] for m in manifests if m["tokens"] is not None),
-        "tokens_not_counted": [m["stage"] for m in manifests if m["tokens"] is None],
-        "peak_memory_bytes": max(m["peak_memory_bytes"] for m in manifests),
-        "human_harm_labels": human_harm_labels(
-            {arm: stages_by_name[f"sample.{arm}"].inputs.get("policy") for arm in experiment.arms},
-            pd.read_parquet(folders["data"] / "preferences.parquet", columns=["kind", "split"]),
-        ),
+        "arms": experiment["arms"],
+        "suites": experiment["suites"],
+        "device": devices[-1] if devices else None,
+        "seed": experiment["seed"],
+        "models": experiment["models"],
+        "data": json.loads((work.inputs["data"] / "notes.json").read_text(encoding="utf-8")),
+        "scale": experiment["scale"],
+        "wall_seconds": round(sum(found["wall_seconds"] for found in manifests), 1),
+        "tokens": sum(found["tokens"] for found in manifests if found["tokens"] is not None),
+        "tokens_not_counted": [found["stage"] for found in manifests if found["tokens"] is None],
+        "peak_memory_bytes": max(found["peak_memory_bytes"] for found in manifests),
+        "human_harm_labels": harm_labels.count(work.settings.harm_splits, preferences),
+        "stages": [{name: found[name] for name in cost} for found in manifests],
     }
-    shutil.rmtree(results, ignore_errors=True)
-    fresh.replace(results)
-    store.write_json(run / "run.json", about)
 
 
-def _concat(folders: dict[str, Path], name: str, out: Path) -> None:
+def _concat(folders: Mapping[str, Path], name: str, out: Path) -> None:
     tables = [pd.read_parquet(folder / name) for folder in folders.values() if (folder / name).is_file()]
     if tables:
         store.write_table(out, pd.concat(tables, ignore_index=True))
 
 
-def _pm_tables(folders: dict[str, Path], results: Path) -> None:
+def _pm_tables(folders: Mapping[str, Path], results: Path) -> None:
     """pm_quality.parquet (a row a PM and kind of held-out pairs) and pm_pairs.parquet (a row a pair)."""
     quality, pairs = [], []
     for name, folder in folders.items():

@@ -41,12 +41,12 @@ METHOD = (
 )
 
 
-def render(run: Path) -> Path:
-    """Write RUN/report and return its index.html."""
+def render(run: Path, folder: Path | None = None) -> Path:
+    """Write the report of `run` into `folder`, by default RUN/report, and return its index.html."""
     from jinja2 import Environment, FileSystemLoader
 
     data = RunData(run)
-    folder = run / "report"
+    folder = folder or run / "report"
     shutil.rmtree(folder / "figures", ignore_errors=True)
     (folder / "figures").mkdir(parents=True)
     chapters = [(title, [draw(data) for draw in draws]) for title, draws in CHAPTERS]

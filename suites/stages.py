@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.data import SHIPPED
 from harness.errors import UserError
 from harness.experiment import Experiment
 from harness.graph import Stage, Work
@@ -99,10 +100,8 @@ def _stage(suite: registry.Suite, experiment: Experiment, given: Mapping[str, St
     if "compare" in needs:
         settings |= experiment.settings("models.judge")
     if "ratings" in needs:
-        from suites.harmfulness import STAND_IN
-
         own = experiment.data.harm_ratings
-        files["stand_in" if own is None else "ratings"] = STAND_IN if own is None else own
+        files["stand_in" if own is None else "ratings"] = SHIPPED / "harmfulness_ratings.jsonl" if own is None else own
     if "comparisons" in needs:
         if experiment.data.hhh is None:
             raise UserError(f"data.hhh: suite {suite.name} needs the HHH comparisons; name their file, or leave it out")

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from harness.cli import compare, constitutions, evaluate, inspect, run, view
+from harness.cli import compare, constitutions, evaluate, inspect, lock, run, verify, view
 from harness.errors import UserError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("plan")(run.plan)
+app.command("verify")(verify.verify)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("claims")(view.claims)
@@ -41,6 +42,8 @@ def main() -> None:
         if stop.code == 130:  # Typer's for Ctrl-C
             print("stopped; what is finished is kept, and the same command goes on from here", file=sys.stderr)
         raise
+    finally:
+        lock.release()
 
 
 def _stop(message: str, code: int) -> None:

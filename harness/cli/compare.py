@@ -79,10 +79,12 @@ def compare(
     from rich.console import Console
 
     from harness import store
+    from harness.cli.lock import hold
     from harness.cli.run import quiet
     from suites import gate
 
     rules = gate.load(gate_file)
+    hold(out)
     quiet()
     console = Console()
     old = side_of(baseline, None, max_new_tokens, seed, engine)

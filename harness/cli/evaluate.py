@@ -68,6 +68,7 @@ def evaluate(
     from rich.console import Console
 
     from harness import store
+    from harness.cli.lock import hold
     from harness.cli.progress import Bars
     from harness.cli.run import quiet
     from suites import evaluate as suites
@@ -77,6 +78,8 @@ def evaluate(
     models = _labelled(model or [])
     suites.check(names, judge)
     _check(names, responses or [], models, hhh, judge, out)
+    if out is not None:
+        hold(out)
     quiet()
     of_responses = [name for name in names if name != "hhh"]
     table, chains, results = pd.DataFrame(), None, {}

@@ -41,15 +41,16 @@ def run(experiment_file: File, out: Out = None) -> None:
     console = Console()
     todo = [item for item in planned if item.status != "done"]
     console.print(f"[bold]{experiment.name}[/]: {len(planned) - len(todo)} of {len(planned)} stages done, in {folder}")
-    report = folder / "report" / "index.html"
+    for item in todo:
+        if item.status == "damaged":
+            console.print(f"damaged: {item.folder}: {item.problem}; it is made again", markup=False, highlight=False)
     with store.disk_space(folder):
-        if todo:
+        if any(item.stage.place is None for item in todo):
             quiet()
             _check_servers(todo)
-            with Bars(console) as bars:
-                local.execute(targets, folder, seed=experiment.seed, progress=bars)
-        if todo or not report.is_file():
-            report = _finish(experiment, experiment_file, planned, folder)
+        with Bars(console) as bars:
+            local.execute(targets, folder, seed=experiment.seed, progress=bars)
+    report = folder / "report" / "index.html"
     console.print(f"Report: [bold]{report}[/] (open it in a browser), {folder / 'report' / 'summary.md'}")
     console.print(f"Dashboard: [bold]cai dashboard {folder}[/]   ({time.monotonic() - began:.0f} s)")
 
@@ -85,7 +86,7 @@ def plan(
     table = Table(title=f"{experiment.name} in {folder}", title_justify="left")
     for column in ("stage", "status", "needs", "key"):
         table.add_column(column)
-    colours = {"done": "green", "started": "yellow", "stale": "yellow", "to do": "cyan"}
+    colours = {"done": "green", "started": "yellow", "stale": "yellow", "damaged": "red", "to do": "cyan"}
     for item in planned:
         table.add_row(item.stage.name, f"[{colours[item.status]}]{item.status}[/]", ", ".join(item.needs), item.key[:8])
     Console().print(table)
@@ -112,15 +113,18 @@ def quiet() -> None:
 
 
 def _targets(file: Path) -> tuple[Experiment, list[Stage]]:
+    """The experiment of a file and its last stage, the report, which needs all others."""
     from harness import experiment as experiments
     from pipelines import arms
+    from reports import collect
     from suites import stages as suite_stages
 
     experiment = experiments.load(file)
     training = arms.plan(experiment)
     measured = suite_stages.plan(experiment, training.arms, training.pms, training.chains, training.data)
     kept = [stage for stage in training.arms.values() if stage is not None]
-    return experiment, [*kept, *training.labels.values(), *training.pms.values(), *measured.values()]
+    stages = [*kept, *training.labels.values(), *training.pms.values(), *measured.values()]
+    return experiment, [collect.plan(experiment, file, training.arms, stages)]
 
 
 def _check_data(experiment: Experiment, planned: list[Planned]) -> None:
@@ -140,11 +144,3 @@ def _check_servers(todo: list[Planned]) -> None:
     named = {name for item in todo for name in item.stage.models.values()}
     for name in filter(is_server, sorted(named)):
         open_model(name, batch_size=1, choosing=True)
-
-
-def _finish(experiment: Experiment, file: Path, planned: list[Planned], folder: Path) -> Path:
-    """Gather the stages' tables into results/, judge the claims and write the report; its path."""
-    from reports import collect, static
-
-    collect.collect(experiment, file, planned, folder)
-    return Path(static.render(folder))

@@ -17,12 +17,15 @@ def report(run: RunFolder) -> None:
     """
     from rich.console import Console
 
-    from harness import store
+    from harness import manifest, store
+    from harness.cli.lock import hold
     from reports import static
 
     _must_hold_results(run)
+    hold(run)
     with store.disk_space(run):
         path = static.render(run)
+        manifest.reseal(run / "report")
     Console().print(f"Report: [bold]{path}[/]")
 
 
@@ -34,12 +37,16 @@ def claims(run: RunFolder, as_json: Annotated[bool, typer.Option("--json", help=
     from rich.console import Console
     from rich.table import Table
 
-    from harness import store
+    from harness import manifest, store
+    from harness.cli.lock import hold
     from suites import claims as judged
 
     _must_hold_results(run)
-    verdicts = judged.judge(run / "results")
-    store.write_table(run / "results" / "claims.parquet", verdicts)
+    hold(run)
+    verdicts = judged.judge(run / "results", seed=_seed(run))
+    with store.disk_space(run):
+        store.write_table(run / "results" / "claims.parquet", verdicts)
+        manifest.reseal(run / "results")
     if as_json:
         typer.echo(verdicts.to_json(orient="records", indent=2))
         return
@@ -84,6 +91,15 @@ def dashboard(
     command += ["--server.address", host, "--server.headless", "true", "--browser.gatherUsageStats", "false"]
     command += ["--client.toolbarMode", "minimal"]
     raise typer.Exit(subprocess.run(command, env=os.environ | {"CAI_RUNS_DIR": str(runs.resolve())}).returncode)
+
+
+def _seed(run: Path) -> int:
+    """The seed of a run or an evaluation, so that its claims are judged as it judged them."""
+    from harness import files
+
+    about = files.read_json(run / "run.json") if (run / "run.json").is_file() else {}
+    seed = about.get("seed") if isinstance(about, dict) else None
+    return seed if isinstance(seed, int) else 0
 
 
 def _must_hold_results(run: Path) -> None:

@@ -39,7 +39,7 @@ if len(scale):
 
 st.subheader("Provenance")
 dashboard.html_table(pd.DataFrame(tables.provenance(run), columns=["what", "value"]))
-stages = run.table("stages")
+stages = run.about.get("stages")
 if stages is not None:
     with st.expander("Stages"):
         st.dataframe(stages, hide_index=True)

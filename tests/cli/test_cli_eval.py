@@ -7,9 +7,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import filelock
 import pandas as pd
 import pytest
 
+from harness import store
 from suites.result import SUMMARY_COLUMNS
 
 ROOT = Path(__file__).parents[2]
@@ -343,3 +345,23 @@ def test_help_names_every_option_and_shows_examples(cai: Cai) -> None:
     assert code == 0
     for word in ("--hhh", "--limit", "--cot", "--ratings", "--judge", "cai eval answers.jsonl --suite evasiveness"):
         assert word in out
+
+
+def test_two_commands_do_not_write_one_folder(cai: Cai, tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"p{i}", "response": "No.", "arm": "a"}) + "\n" for i in range(3)))
+    other = filelock.FileLock(tmp_path / "out" / ".lock")
+    (tmp_path / "out").mkdir()
+    with other:
+        for command in (("eval", file, "--suite", "evasiveness"), ("compare", file, file)):
+            code, _, errors = cai(*command, "--out", tmp_path / "out")
+            assert code == 2
+            assert "another `cai` command writes here" in errors
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+    assert cai("eval", file, "--suite", "evasiveness", "--out", tmp_path / "out")[0] == 0
+    with other:
+        for command in ("report", "claims"):
+            assert "another `cai` command" in cai(command, tmp_path / "out")[2]
+    assert cai("report", tmp_path / "out")[0] == cai("claims", tmp_path / "out")[0] == 0
+    with store.locked(tmp_path / "out"):  # and each lets go of it
+        pass

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import random
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +38,20 @@ def fail_once(work: Work) -> None:
         (work.folder / "tried").touch()
         raise KeyboardInterrupt
     (work.folder / "value.txt").write_text("done at last")
+
+
+def draw(work: Work) -> None:
+    (work.folder / "value.txt").write_text(str(random.random()))
+
+
+def copy(work: Work) -> None:
+    (work.folder / "value.txt").write_text((work.inputs["number"] / "value.txt").read_text())
+
+
+def log(work: Work) -> None:
+    (work.folder / "trainer").mkdir()
+    (work.folder / "trainer" / "log.txt").write_text("a")
+    (work.folder / "value.txt").write_text("b")
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +106,7 @@ def test_keys_follow_settings_inputs_files_and_code(tmp_path: Path) -> None:
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     import filelock
 
-    with filelock.FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="another `cai run`"):
+    with filelock.FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="another `cai` command writes here"):
         local.execute([example()], tmp_path, seed=0)
 
 
@@ -124,3 +143,122 @@ def test_tokens_that_nobody_counted_are_unknown(tmp_path: Path) -> None:
 def test_one_name_for_two_stages_is_refused() -> None:
     with pytest.raises(UserError, match="two different stages"):
         graph.in_order([Stage("s", write), Stage("s", write)])
+
+
+# ---------------------------------------------------------------- damage
+
+
+def statuses(run: Path, stage: Stage | None = None) -> list[str]:
+    return [item.status for item in graph.plan([stage or example()], run)]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("harm", [cut, flip, Path.unlink])
+@pytest.mark.parametrize("name", ["value.txt", "manifest.json"])
+def test_a_damaged_artefact_is_noticed_and_made_again(tmp_path: Path, harm: Callable[[Path], None], name: str) -> None:
+    folders = local.execute([example()], tmp_path, seed=0)
+    harm(folders["write"] / name)
+    assert statuses(tmp_path) == ["damaged", "stale"]
+    CALLS.clear()
+    local.execute([example()], tmp_path, seed=0)
+    assert CALLS == ["write"]  # it wrote the same bytes again, so what was made from them is whole
+    assert statuses(tmp_path) == ["done", "done"]
+    assert (folders["double"] / "value.txt").read_text() == "6"
+
+
+def test_what_was_made_from_other_bytes_is_made_again(tmp_path: Path) -> None:
+    stages = [Stage("copy", copy, inputs={"number": Stage("draw", draw)})]
+    folders = local.execute(stages, tmp_path, seed=0)
+    before = (folders["copy"] / "value.txt").read_text()
+    cut(folders["draw"] / "value.txt")
+    local.execute(stages, tmp_path, seed=0)
+    drawn, copied = ((folders[name] / "value.txt").read_text() for name in ("draw", "copy"))
+    assert drawn == copied != before
+
+
+def test_a_kill_between_a_stage_and_its_dependant_leaves_the_dependant_undone(tmp_path: Path) -> None:
+    source = Stage("draw", draw)
+    dependant = Stage("copy", copy, inputs={"number": source})
+    folders = local.execute([dependant], tmp_path, seed=0)
+    cut(folders["draw"] / "value.txt")
+    local.execute([source], tmp_path, seed=0)  # and no more: as after a kill
+    assert statuses(tmp_path, dependant) == ["done", "stale"]
+
+
+def test_work_that_was_begun_from_other_bytes_is_not_resumed(tmp_path: Path) -> None:
+    source = Stage("draw", draw)
+    dependant = Stage("fail", fail_once, inputs={"number": source})
+    with pytest.raises(KeyboardInterrupt):
+        local.execute([dependant], tmp_path, seed=0)
+    cut(next(tmp_path.glob("stages/draw/*/value.txt")))
+    with pytest.raises(KeyboardInterrupt):  # begun anew
+        local.execute([dependant], tmp_path, seed=0)
+    local.execute([dependant], tmp_path, seed=0)
+    assert statuses(tmp_path, dependant) == ["done", "done"]
+
+
+def test_finished_work_that_only_lacks_its_name_is_kept(tmp_path: Path) -> None:
+    folder = local.execute([example()], tmp_path, seed=0)["write"]
+    folder.rename(folder.with_name(f"{folder.name}.partial"))
+    CALLS.clear()
+    local.execute([example()], tmp_path, seed=0)
+    assert CALLS == []
+    assert statuses(tmp_path) == ["done", "done"]
+
+
+def test_logs_are_no_artefacts(tmp_path: Path) -> None:
+    stage = Stage("logs", log)
+    folder = local.execute([stage], tmp_path, seed=0)["logs"]
+    (folder / "trainer" / "log.txt").write_text("more")
+    assert statuses(tmp_path, stage) == ["done"]
+    assert list(json.loads((folder / "manifest.json").read_text())["artefacts"]) == ["value.txt"]
+
+
+def test_only_files_that_changed_are_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = local.execute([example()], tmp_path, seed=0)
+    hashed: list[str] = []
+    real = hashlib.file_digest
+
+    def counted(stream: Any, name: str) -> Any:
+        hashed.append(Path(stream.name).name)
+        return real(stream, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    assert statuses(tmp_path) == ["done", "done"]
+    assert hashed == []
+    (folders["write"] / "value.txt").write_text("3")  # the same content
+    assert statuses(tmp_path) == ["done", "done"]
+    assert hashed == ["value.txt"]
+
+
+def test_a_run_may_be_moved(tmp_path: Path) -> None:
+    local.execute([example()], tmp_path / "a", seed=0)
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert statuses(tmp_path / "b") == ["done", "done"]
+    shutil.copytree(tmp_path / "b", tmp_path / "c")  # other inodes and times
+    assert statuses(tmp_path / "c") == ["done", "done"]
+
+
+def test_artefacts_in_a_place_of_their_own_with_copies_at_the_top(tmp_path: Path) -> None:
+    def stage(value: int) -> Stage:
+        return Stage("last", write, {"value": value}, place="results", published=("value.txt",))
+
+    local.execute([stage(1)], tmp_path, seed=0)
+    assert (tmp_path / "results" / "value.txt").read_text() == (tmp_path / "value.txt").read_text() == "1"
+    assert statuses(tmp_path, stage(2)) == ["stale"]
+    local.execute([stage(2)], tmp_path, seed=0)
+    assert (tmp_path / "value.txt").read_text() == "2"
+    (tmp_path / "value.txt").unlink()
+    shutil.rmtree(tmp_path / "results")
+    assert statuses(tmp_path, stage(2)) == ["to do"]
+    local.execute([stage(2)], tmp_path, seed=0)
+    assert (tmp_path / "results" / "value.txt").read_text() == (tmp_path / "value.txt").read_text() == "2"

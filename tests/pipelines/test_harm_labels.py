@@ -8,7 +8,7 @@ import pytest
 from harness.experiment import Experiment
 from harness.graph import Stage, Work
 from pipelines import arms
-from pipelines.harm_labels import human_harm_labels
+from pipelines.harm_labels import count, splits
 
 PREFERENCES = pd.DataFrame(
     [("harmless", "train")] * 7
@@ -24,7 +24,7 @@ def own(work: Work) -> None:
 
 
 def counted(training: arms.Training, **more: Stage) -> dict[str, int | None]:
-    return human_harm_labels(training.arms | more, PREFERENCES)
+    return count(splits(training.arms | more), PREFERENCES)
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "rloo", "dpo"])

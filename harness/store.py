@@ -10,11 +10,12 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UserError
+from harness.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +32,19 @@ def disk_space(folder: Path) -> Iterator[None]:
         if os.strerror(errno.ENOSPC) not in str(error):
             raise
         raise UserError(f"{folder}: the disk is full; free some space and run the same command again") from error
+
+
+def writable(folder: Path) -> None:
+    """Make `folder` and prove that files can be written there, before hours of work are. Raises UserError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{folder}: this is a file, or lies below one; give a folder") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = one_line(getattr(error, "strerror", error))
+        raise UserError(f"{folder}: cannot be written ({reason}); give another folder") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -23,9 +23,8 @@ def run(experiment_file: File, out: Out = None) -> None:
     import os
     import time
 
-    from rich.console import Console
-
     from harness import graph, store
+    from harness.cli.console import Terminal, styled
     from harness.cli.progress import Bars
     from harness.models.checkpoints import TRUST
     from harness.runner import local
@@ -38,9 +37,11 @@ def run(experiment_file: File, out: Out = None) -> None:
     folder = out or Path("runs") / experiment.name
     planned = graph.plan(targets, folder)
     _check_data(experiment, planned)
-    console = Console()
+    console = Terminal()
+    store.writable(folder)
     todo = [item for item in planned if item.status != "done"]
-    console.print(f"[bold]{experiment.name}[/]: {len(planned) - len(todo)} of {len(planned)} stages done, in {folder}")
+    done = f"{len(planned) - len(todo)} of {len(planned)} stages done, in {folder}"
+    console.print(styled(f"{experiment.name}:", "bold"), done)
     report = folder / "report" / "index.html"
     with store.disk_space(folder):
         if todo:
@@ -50,8 +51,9 @@ def run(experiment_file: File, out: Out = None) -> None:
                 local.execute(targets, folder, seed=experiment.seed, progress=bars)
         if todo or not report.is_file():
             report = _finish(experiment, experiment_file, planned, folder)
-    console.print(f"Report: [bold]{report}[/] (open it in a browser), {folder / 'report' / 'summary.md'}")
-    console.print(f"Dashboard: [bold]cai dashboard {folder}[/]   ({time.monotonic() - began:.0f} s)")
+    console.print("Report:", styled(report, "bold"), f"(open it in a browser), {folder / 'report' / 'summary.md'}")
+    took = f"  ({time.monotonic() - began:.0f} s)"
+    console.print("Dashboard:", styled(f"cai dashboard {folder}", "bold"), took)
 
 
 def plan(
@@ -69,10 +71,10 @@ def plan(
     """
     import json
 
-    from rich.console import Console
     from rich.table import Table
 
     from harness import graph
+    from harness.cli.console import Terminal, styled
 
     experiment, targets = _targets(experiment_file)
     folder = out or Path("runs") / experiment.name
@@ -87,8 +89,9 @@ def plan(
         table.add_column(column)
     colours = {"done": "green", "started": "yellow", "stale": "yellow", "to do": "cyan"}
     for item in planned:
-        table.add_row(item.stage.name, f"[{colours[item.status]}]{item.status}[/]", ", ".join(item.needs), item.key[:8])
-    Console().print(table)
+        status = styled(item.status, colours[item.status])
+        table.add_row(item.stage.name, status, ", ".join(item.needs), item.key[:8])
+    Terminal().print(table)
 
 
 def quiet() -> None:

@@ -15,15 +15,15 @@ def report(run: RunFolder) -> None:
 
     Example: `cai report runs/demo`
     """
-    from rich.console import Console
-
     from harness import store
+    from harness.cli.console import Terminal, styled
     from reports import static
 
     _must_hold_results(run)
+    store.writable(run / "report")
     with store.disk_space(run):
         path = static.render(run)
-    Console().print(f"Report: [bold]{path}[/]")
+    Terminal(soft_wrap=True).print("Report:", styled(path, "bold"))
 
 
 def claims(run: RunFolder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON rows.")] = False) -> None:
@@ -31,15 +31,17 @@ def claims(run: RunFolder, as_json: Annotated[bool, typer.Option("--json", help=
 
     Example: `cai claims runs/demo`
     """
-    from rich.console import Console
     from rich.table import Table
 
     from harness import store
+    from harness.cli.console import Terminal, styled
     from suites import claims as judged
 
     _must_hold_results(run)
+    store.writable(run / "results")
     verdicts = judged.judge(run / "results")
-    store.write_table(run / "results" / "claims.parquet", verdicts)
+    with store.disk_space(run):
+        store.write_table(run / "results" / "claims.parquet", verdicts)
     if as_json:
         typer.echo(verdicts.to_json(orient="records", indent=2))
         return
@@ -50,18 +52,16 @@ def claims(run: RunFolder, as_json: Annotated[bool, typer.Option("--json", help=
         effect = f"{row['effect']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]" if measured else str(row["note"])
         mde = f"{row['mde']:.3g}" if measured else ""
         n = str(int(row["n"])) if measured else ""
-        colour = colours[row["verdict"]]
-        table.add_row(
-            str(row["id"]), row["statement"], f"[{colour}]{row['verdict']}[/]", effect, n, mde, str(row["test"])
-        )
-    Console().print(table)
+        verdict = styled(row["verdict"], colours[row["verdict"]])
+        table.add_row(str(row["id"]), row["statement"], verdict, effect, n, mde, str(row["test"]))
+    Terminal().print(table)
 
 
 def dashboard(
     runs: Annotated[Path, typer.Argument(metavar="[RUNS_DIR]", help="A run's folder, or a folder of runs.")] = Path(
         "runs"
     ),
-    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8501,
+    port: Annotated[int, typer.Option(help="The port to listen on.", min=1, max=65535)] = 8501,
     host: Annotated[str, typer.Option(help="The address to bind to; the default is this machine alone.")] = "127.0.0.1",
 ) -> None:
     """Open the Streamlit dashboard on a run or a folder of runs.

@@ -197,3 +197,190 @@ def test_constitutions_are_shown_as_written(cai: Cai, tmp_path: Path) -> None:
     assert code == 0, said
     for text in ("[/INST] [bold]loud[/bold]", "[red]none", "[x]", "[/c] c", "r [b]", "[/q]?"):
         assert text in out
+
+
+# ---------------------------------------------------------------- places that cannot be written
+
+
+def table(folder: Path, n: int = 12, name: str = "a.jsonl", **more: object) -> Path:
+    rows = [{"prompt": f"p{i}", "response": f"answer {i}", "arm": "a", "score": i} | more for i in range(n)]
+    path = folder / name
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def impossible(folder: Path) -> list[Path]:
+    (folder / "file").write_text("x")
+    return [folder / "file", folder / "file" / "below", Path("/proc/no/such"), folder / ("x" * 300),
+            hostile.symlink_loop(folder, "loop")]  # fmt: skip
+
+
+@pytest.mark.parametrize("which", range(5))
+def test_a_place_that_cannot_be_written_is_said_before_anything_is_measured(
+    cai: Cai, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, which: int, tiny_experiment: Path
+) -> None:
+    from harness.runner import local
+    from suites import evaluate
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("measured")
+
+    out = impossible(tmp_path)[which]
+    file = table(tmp_path)
+    monkeypatch.setattr(evaluate, "measure", never)
+    monkeypatch.setattr(local, "execute", never)
+    for command in (["eval", file, "--out", out], ["compare", file, file, "--out", out],
+                    ["run", tiny_experiment, "--out", out]):  # fmt: skip
+        code, _, said = cai(*command)
+        assert code == 2, said
+        assert "unexpected" not in said
+        assert len(said.splitlines()) == 1
+        assert "cannot be written" in said or "is a file" in said
+    assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("command", ["claims", "report"])
+def test_results_that_cannot_be_written(
+    cai: Cai, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
+    from harness import store
+
+    run = tmp_path / "run"
+    assert cai("eval", table(tmp_path), "--suite", "pm_score", "--judge", "column:score", "--out", run)[0] == 0
+
+    def readonly(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system", str(run))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for problem, expected in ((readonly, "Read-only file system"), (full, "the disk is full")):
+        for name in ("write_table", "write_text"):
+            monkeypatch.setattr(store, name, problem)
+        code, _, said = cai(command, run)
+        assert code == 2
+        assert expected in said
+        assert "unexpected" not in said
+        assert len(said.splitlines()) == 1
+
+
+# ---------------------------------------------------------------- files of a run that are not what they were
+
+
+@pytest.mark.parametrize("content", ["[1]", "null", "3", "{", '"x"', '{"scale": 3}', '{"scale": {"max_new_tokens": "x"}}',
+                                     '{"seed": "x"}', '{"arms": 1, "models": [], "data": 3, "versions": []}'])  # fmt: skip
+def test_a_run_json_that_is_no_mapping(cai: Cai, tmp_path: Path, content: str) -> None:
+    run = tmp_path / "run"
+    file = table(tmp_path)
+    assert cai("eval", file, "--suite", "pm_score", "--judge", "column:score", "--out", run)[0] == 0
+    (run / "run.json").write_text(content)
+    for command in (["eval", file, "--suite", "pm_score", "--judge", "column:score", "--out", run],
+                    ["compare", f"{run}:a", f"{run}:a", "--out", tmp_path / "out", "--judge", "column:score"],
+                    ["claims", run], ["report", run]):  # fmt: skip
+        code, _, said = cai(*command)
+        assert code in (0, 1, 2)
+        assert "unexpected" not in said
+        assert len(said.splitlines()) <= 1
+
+
+# ---------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--seed", "-1"],
+        ["--seed", str(2**70)],
+        ["--seed", "1.5"],
+        ["--max-new-tokens", "0"],
+        ["--max-new-tokens", str(10**12)],
+        ["--cot", str(10**12)],
+        ["--limit", "0"],
+        ["--limit", "-3"],
+        ["--anchor", "nobody"],
+        ["--anchor", "nobody", "--suite", "elo", "--judge", "column:score"],
+        ["--anchor", "a"],
+        ["--limit", "3"],
+        ["--cot", "3"],
+        ["--prompts", "x.jsonl"],
+        ["--ratings", "x.jsonl"],
+        ["--judge", "column:score", "--suite", "evasiveness"],
+    ],
+)
+def test_options_that_cannot_be_or_that_nothing_reads_are_refused(cai: Cai, tmp_path: Path, options: list[str]) -> None:
+    code, _, said = cai("eval", table(tmp_path), *options)
+    assert code == 2, said
+    assert len(said.splitlines()) == 1
+    assert "unexpected" not in said
+
+
+@pytest.mark.parametrize("port", ["0", "-1", "65536", "99999999999"])
+def test_a_port_that_cannot_be(cai: Cai, tmp_path: Path, port: str) -> None:
+    code, _, said = cai("dashboard", tmp_path, "--port", port)
+    assert code == 2
+    assert "--port" in said
+
+
+def test_compare_takes_no_impossible_seed_or_length(cai: Cai, tmp_path: Path) -> None:
+    file = table(tmp_path)
+    for options in (["--seed", "-1"], ["--seed", str(2**70)], ["--max-new-tokens", str(10**12)]):
+        code, _, said = cai("compare", file, file, *options)
+        assert code == 2, said
+        assert len(said.splitlines()) == 1
+
+
+def test_sides_without_a_shared_prompt_are_not_all_clear(cai: Cai, tmp_path: Path) -> None:
+    first, second = table(tmp_path, 40), tmp_path / "b.jsonl"
+    rows = [{"prompt": f"q{i}", "response": f"answer {i}", "arm": "b", "score": i} for i in range(40)]
+    second.write_text("\n".join(map(json.dumps, rows)))
+    for shared in (0, 3):
+        (tmp_path / "b.jsonl").write_text("\n".join(json.dumps(r | {"prompt": f"{'p' if i < shared else 'q'}{i}"})
+                                                    for i, r in enumerate(rows)))  # fmt: skip
+        code, out, said = cai("compare", first, second, "--out", tmp_path / "out", "--judge", "column:score")
+        assert code == 2, out + said
+        assert "all clear" not in out
+        assert "share" in out + said
+
+
+# ---------------------------------------------------------------- code of the user's own
+
+
+@pytest.mark.parametrize("raised", ["SystemExit(0)", "SystemExit('x')", "GeneratorExit()", "BaseException('x')"])
+@pytest.mark.parametrize("where", ["{r}\ndef run(responses, *, seed): ...", "def run(responses, *, seed):\n    {r}"])
+def test_a_suite_file_cannot_end_the_program(cai: Cai, tmp_path: Path, raised: str, where: str) -> None:
+    suite = tmp_path / "mine.py"
+    suite.write_text(where.format(r=f"raise {raised}"))
+    code, _, said = cai("eval", table(tmp_path), "--suite", suite)
+    assert code == 2
+    assert "mine.py" in said
+    assert "unexpected" not in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "raise SystemExit(0)",
+        "def arms(experiment, training): raise SystemExit(0)",
+        "def arms(experiment, training): return None",
+        "def arms(experiment, training): return 3",
+        "def arms(experiment, training): return {}",
+        "def arms(experiment, training): return {'mine': None}",
+        "def arms(experiment, training): return {'mine': 'x'}",
+        "def arms(experiment, training): return {3: training.data}",
+        "def arms(experiment, training): return {'../x': training.data}",
+        "arms = 3",
+        "def arms(): return {}",
+        "def arms(experiment, training): return {'mine'",
+        "import no_such_module",
+    ],
+)
+def test_a_method_file_is_an_error_of_the_plan(cai: Cai, tmp_path: Path, tiny_model: Path, text: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    file = tmp_path / "x.yaml"
+    file.write_text(f"name: x\nmodels: {{base: {tiny_model}}}\nmethods: [mine.py]\narms: [sl_cai, mine]\n")
+    for command in ("plan", "run"):
+        code, _, said = cai(command, file, "--out", tmp_path / "run")
+        assert code == 2, said
+        assert "unexpected" not in said
+        assert len(said.splitlines()) == 1

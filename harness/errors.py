@@ -19,7 +19,7 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def own_code(what: str) -> Iterator[None]:
-    """Turn whatever a user's own Python file raises, SystemExit and its like too, into a UserError that begins `what`."""
+    """Turn whatever a user's own Python file raises, SystemExit included, into a UserError that begins with `what`."""
     try:
         yield
     except (UserError, KeyboardInterrupt):

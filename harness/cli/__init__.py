@@ -63,7 +63,7 @@ def _failed(error: BaseException, debug: bool) -> int:
 
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return 130
-    if isinstance(error, BrokenPipeError):  # `cai ... | head`
+    if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):  # `cai ... | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  so that the interpreter's last flush finds a place
         return 1
     if debug:
@@ -73,7 +73,8 @@ def _failed(error: BaseException, debug: bool) -> int:
     elif type(error).__name__ == "NoArgsIsHelpError":  # `cai` alone
         print(getattr(error, "message", ""))
     elif hasattr(error, "format_message"):  # Typer's own, of wrong usage
-        command = error.ctx.command_path if getattr(error, "ctx", None) else "cai"
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "cai"
         console.fail(f"{error.format_message().rstrip('.')}; see `{command} --help`")
     elif isinstance(error, OSError) and error.filename is not None:
         console.fail(f"{error.filename}: {error.strerror}; check the path, its rights and the disk")

@@ -184,8 +184,8 @@ def _check(
     names: list[str], files: list[Path], models: dict[str, str], hhh: Path | None, judge: str | None, out: Path | None
 ) -> None:
     """Raises UserError for options that do not go together, before anything is sampled."""
-    from harness import files
     from harness.errors import UserError
+    from harness.files import read_json
 
     if "hhh" in names and (hhh is None or not models):
         raise UserError("suite hhh: it asks a model about comparisons; give --model NAME and --hhh FILE")
@@ -197,7 +197,7 @@ def _check(
     elif files:
         raise UserError(f"{files[0]}: suite {', '.join(names)} reads no response files; leave them out or add a suite")
     if out is not None and (out / "results").exists():
-        about = files.read_json(out / "run.json") if (out / "run.json").is_file() else None
+        about = read_json(out / "run.json") if (out / "run.json").is_file() else None
         if not isinstance(about, dict) or about.get("kind") != "eval":
             raise UserError(f"--out {out}: it holds results that `cai eval` did not write; choose another folder")
 

@@ -35,10 +35,10 @@ def run(experiment_file: File, out: Out = None) -> None:
     if experiment.models.trust_remote_code:
         os.environ[TRUST] = "1"  # the runner's own processes inherit it
     folder = out or Path("runs") / experiment.name
+    store.writable(folder)
     planned = graph.plan(targets, folder)
     _check_data(experiment, planned)
     console = Terminal()
-    store.writable(folder)
     todo = [item for item in planned if item.status != "done"]
     done = f"{len(planned) - len(todo)} of {len(planned)} stages done, in {folder}"
     console.print(styled(f"{experiment.name}:", "bold"), done)

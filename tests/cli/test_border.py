@@ -267,13 +267,22 @@ def test_results_that_cannot_be_written(
 # ---------------------------------------------------------------- files of a run that are not what they were
 
 
-@pytest.mark.parametrize("content", ["[1]", "null", "3", "{", '"x"', '{"scale": 3}', '{"scale": {"max_new_tokens": "x"}}',
-                                     '{"seed": "x"}', '{"arms": 1, "models": [], "data": 3, "versions": []}'])  # fmt: skip
-def test_a_run_json_that_is_no_mapping(cai: Cai, tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    "content",
+    ["[1]", "null", "3", "{", '{"scale": 3}', '{"scale": {"max_new_tokens": "x"}}', '{"seed": "x"}',
+     '{"arms": 1, "models": [], "data": 3, "versions": []}'],
+)  # fmt: skip
+def test_a_run_json_that_is_no_mapping(cai: Cai, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str) -> None:
+    from suites import evaluate
+
+    def enough(*_: object, **__: object) -> None:
+        raise UserError("it came to measuring")
+
     run = tmp_path / "run"
     file = table(tmp_path)
     assert cai("eval", file, "--suite", "pm_score", "--judge", "column:score", "--out", run)[0] == 0
     (run / "run.json").write_text(content)
+    monkeypatch.setattr(evaluate, "measure", enough)
     for command in (["eval", file, "--suite", "pm_score", "--judge", "column:score", "--out", run],
                     ["compare", f"{run}:a", f"{run}:a", "--out", tmp_path / "out", "--judge", "column:score"],
                     ["claims", run], ["report", run]):  # fmt: skip

@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.special import expit
 
 from harness import compare, files
-from harness.errors import UserError
+from harness.errors import UserError, shown
 from harness.models import inert, server
 from harness.models.base import LanguageModel
 from harness.stats import finite
@@ -179,7 +179,9 @@ def from_server(
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     url = base_url.rstrip("/") + "/chat/completions"
     body = {"model": model, "temperature": 0, "max_tokens": max_tokens}
-    with httpx.Client(headers=headers, timeout=timeout) as client, ThreadPoolExecutor(workers) as pool:
+    patience = httpx.Timeout(timeout, connect=10)
+    with httpx.Client(headers=headers, timeout=patience) as client, ThreadPoolExecutor(workers) as pool:
+        server.reach(client, base_url, backoff=backoff)
 
         def answer(text: str) -> str:
             asked = body | {"messages": [{"role": "user", "content": inert.break_up(text)}]}
@@ -191,7 +193,7 @@ def from_server(
     readable = ~np.isnan(ab + ba)
     if not readable.any():
         raise UserError(
-            f"{url}: no answer of {model} names A, B or tie (first: {answers[0][:60]!r}); use another judge"
+            f"{url}: no answer of {model} names A, B or tie (first: {shown(answers[0], 60)}); use another judge"
         )
     table = _both_orders(pairs[readable].reset_index(drop=True), ab[readable], ba[readable], model)
     if not readable.all():

@@ -58,12 +58,17 @@ def markdown(value: object) -> str:
 
 def csv(table: pd.DataFrame) -> str:
     """`table` as CSV text in which no cell is a formula to a spreadsheet."""
+    return str(cells(table).to_csv(index=False))
+
+
+def cells(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` with its texts, and the names of its columns, as `csv_cell` has them."""
     safe = table.rename(columns=csv_cell)
     for place, kind in enumerate(safe.dtypes):
         if kind.kind not in "biufcmM":
-            cells = safe.iloc[:, place].astype(object)
-            safe = safe.assign(**{safe.columns[place]: cells.map(lambda v: csv_cell(v) if isinstance(v, str) else v)})
-    return str(safe.to_csv(index=False))
+            column = safe.iloc[:, place].astype(object)
+            safe = safe.assign(**{safe.columns[place]: column.map(lambda v: csv_cell(v) if isinstance(v, str) else v)})
+    return safe
 
 
 def csv_cell(value: Any) -> str:

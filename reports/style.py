@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from harness.text import terminal
 from reports.load import ARMS
 
 COLOURS = ("#767676", "#E69F00", "#D55E00", "#56B4E9", "#0072B2", "#009E73")
@@ -131,7 +132,7 @@ def legend(figure: Figure, axes: Axes, columns: int = 6) -> None:
 
 def shorten(text: object, most: int = 40) -> str:
     """`text` on one line, cut to `most` characters."""
-    line = " ".join(str(text).split())
+    line = " ".join(terminal(text).split())
     return line if len(line) <= most else line[: most - 1] + "…"
 
 

@@ -23,6 +23,7 @@ from harness.errors import UserError, shown
 from harness.models import inert, server
 from harness.models.base import LanguageModel
 from harness.stats import finite
+from harness.text import from_csv_cell
 
 COLUMNS = ["prompt", "sample", "arm_a", "step_a", "arm_b", "step_b", "outcome", "judge", "order"]
 
@@ -115,7 +116,7 @@ def from_votes(csv_path: Path | str, *, judge: str = "human") -> pd.DataFrame:
     Raises UserError naming the file and the line.
     """
     path = Path(csv_path)
-    votes = files.read_csv(path)
+    votes = files.read_csv(path).map(from_csv_cell)
     missing = [c for c in ("prompt", "arm_a", "arm_b", "winner") if c not in votes]
     if missing:
         raise UserError(f"{path}: no column {', '.join(missing)}; the header must name prompt, arm_a, arm_b, winner")

@@ -141,4 +141,6 @@ def as_bytes(figure: Figure, kind: str) -> bytes:
     out = io.BytesIO()
     with LOCK:
         figure.savefig(out, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
-    return out.getvalue()
+    content = out.getvalue()
+    # Matplotlib repeats a text as a comment, where a control character would make the file invalid.
+    return terminal(content.decode("utf-8")).encode("utf-8") if kind == "svg" else content

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +15,17 @@ class UserError(Exception):
 
     The command line prints it after ``error:`` and exits with 2.
     """
+
+
+@contextlib.contextmanager
+def own_code(what: str) -> Iterator[None]:
+    """Turn whatever a user's own Python file raises, SystemExit included, into a UserError that begins with `what`."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise UserError(f"{what}: {type(error).__name__}: {one_line(error)}; correct the file") from error
 
 
 def one_line(what: object, most: int = 120) -> str:

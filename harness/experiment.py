@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from harness import files
+from harness import files, text
 from harness.errors import UserError
 from harness.models import server
 from harness.models.open import Engine, chosen
@@ -33,6 +33,17 @@ class _Section(BaseModel):
         named = cls.model_fields[str(info.field_name)].annotation
         if isinstance(value, bool) and named is not bool:
             raise ValueError("Input should not be true or false")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_secrets(cls, value: Any) -> Any:
+        for name in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(name, str) and not server.is_server(name) and text.holds_credentials(name):
+                raise ValueError(
+                    "an address with a password or key in it would be stored with the results; take it out and set the "
+                    "environment variable HF_TOKEN (a hub) or CAI_API_KEY (a server)"
+                )
         return value
 
 

@@ -10,11 +10,12 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UserError
+from harness.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +49,19 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def writable(folder: Path) -> None:
+    """Make `folder` and prove that files can be written there, before hours of work are. Raises UserError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{folder}: this is a file, or lies below one; give a folder") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = one_line(getattr(error, "strerror", error))
+        raise UserError(f"{folder}: cannot be written ({reason}); give another folder") from error
 
 
 def write_text(path: Path, text: str) -> None:

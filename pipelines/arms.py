@@ -6,6 +6,7 @@ Every arm starts from the same pretrained model; they share their code and diffe
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,10 +16,12 @@ from typing import Any
 import constitutions
 from constitutions import Excerpt
 from harness import data
-from harness.errors import UserError
+from harness.errors import UserError, own_code
 from harness.experiment import Experiment
 from harness.graph import Stage
 from pipelines import ai_feedback, critique_revise, preference_model, respond, rl, sft
+
+ARM = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")  # an arm's name, which is that of its stage's folder
 
 
 @dataclass(frozen=True)
@@ -121,13 +124,16 @@ def own_arms(file: Path, experiment: Experiment, training: Training) -> Mapping[
         raise UserError(f"methods: {file} is no Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # so that a stage's source is found, which is part of its key
-    try:
+    with own_code(f"methods: {file} failed"):
         spec.loader.exec_module(module)
-        return dict(module.arms(experiment, training))
-    except UserError:
-        raise
-    except Exception as error:  # whatever a user's code may raise
-        raise UserError(f"methods: {file} failed: {type(error).__name__}: {error}; mend the file") from error
+        arms = module.arms(experiment, training)
+    stages = isinstance(arms, Mapping) and all(isinstance(stage, Stage) for stage in arms.values())
+    if not stages or not arms or not all(isinstance(arm, str) and ARM.fullmatch(arm) for arm in arms):
+        raise UserError(
+            f"methods: {file}: arms() must return {{name: Stage}} with at least one arm; its names are of letters, "
+            "digits, '.', '_' and '-'"
+        )
+    return arms
 
 
 class Builder:

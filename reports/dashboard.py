@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from harness.text import cells, csv, markdown
 from reports import tables
 from reports.load import Missing, RunData, find_runs
 
@@ -25,7 +26,7 @@ def begin(title: str) -> RunData:
     root = Path(os.environ.get("CAI_RUNS_DIR", "runs"))
     runs = find_runs(root)
     if not runs:
-        there = f"`{root}` holds no run" if root.is_dir() else f"`{root}` is no folder"
+        there = f"{plain(root)} holds no run" if root.is_dir() else f"{plain(root)} is no folder"
         st.warning(
             f"{there}: a run is a folder with run.json and results/, as `cai run` and `cai eval --out` write it."
         )
@@ -113,7 +114,7 @@ def not_measured(missing: Missing) -> None:
 
 
 def to_csv(table: pd.DataFrame | None) -> str:
-    return "" if table is None else table.to_csv(index=False)
+    return "" if table is None else csv(table)
 
 
 def count(number: int, what: str) -> str:
@@ -123,7 +124,12 @@ def count(number: int, what: str) -> str:
 
 def plain(text: object) -> str:
     """`text` for a Markdown place, with nothing in it rendered."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]()#+!|<>~$:" else c for c in str(text))
+    return markdown(text)
+
+
+def frame(table: pd.DataFrame, **options: Any) -> None:
+    """A table to sort and search; its own download, which Streamlit makes of what is shown, holds no formula."""
+    st.dataframe(cells(table), hide_index=True, **options)
 
 
 def model_text(text: str, *, blurred: bool = False, note: str = "") -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness import store
+from harness import store, text
 from reports import figures, figures_training, reading, tables
 from reports.exhibit import Draw, Exhibit
 from reports.load import Missing, RunData
@@ -191,7 +191,7 @@ def markdown(content: dict[str, Any], *, figures_too: bool) -> str:
         parts += ["\n".join(f"- {suite}: {_plain(note)}" for note in notes) for suite, notes in content["notes"]]
     if len(content["scale"]):
         parts += ["## The paper's scale and this run's", _table(content["scale"])]
-    parts += ["## What this run can and cannot show", "\n".join(f"- {line}" for line in content["limits"])]
+    parts += ["## What this run can and cannot show", "\n".join(f"- {_plain(line)}" for line in content["limits"])]
     parts += [f"- {_plain(problem)}" for problem in content["problems"]]
     parts += ["## Provenance", "\n".join(f"- {what}: {_plain(value)}" for what, value in content["provenance"])]
     parts += ["## Rerun", _block("\n".join(content["rerun"]))]
@@ -204,7 +204,7 @@ def _brief(content: dict[str, Any]) -> pd.DataFrame:
 
 def _plain(value: object) -> str:
     """Text that Markdown shows as it is, on one line."""
-    return re.sub(r"([\\`*_{}\[\]<>#|!$~])", r"\\\1", " ".join(str(value).split())).replace("&", "&amp;")
+    return text.markdown(value)
 
 
 def _block(text: str) -> str:
@@ -246,6 +246,6 @@ _TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciic
 
 
 def _tex(value: object) -> str:
-    text = re.sub(r"([\\~^])|([&%$#_{}])", lambda m: _TEX[m[1]] if m[1] else "\\" + m[2], str(value))
+    shown = re.sub(r"([\\~^])|([&%$#_{}])", lambda m: _TEX[m[1]] if m[1] else "\\" + m[2], text.line(value))
     # A minus sign before a number; a bracket at the start of a cell would be read as an option of the line break.
-    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", text)
+    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", shown)

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.experiment import ARMS
+from harness.text import terminal
 
 COLOURS = ("#767676", "#E69F00", "#D55E00", "#56B4E9", "#0072B2", "#009E73")
 OTHERS = ("#CC79A7", "#882255", "#44AA99", "#999933", "#332288", "#117733")
@@ -133,7 +134,7 @@ def legend(figure: Figure, axes: Axes, columns: int = 6) -> None:
 
 def shorten(text: object, most: int = 40) -> str:
     """`text` on one line, cut to `most` characters."""
-    line = " ".join(str(text).split())
+    line = " ".join(terminal(text).split())
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
@@ -142,4 +143,6 @@ def as_bytes(figure: Figure, kind: str) -> bytes:
     out = io.BytesIO()
     with LOCK:
         figure.savefig(out, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
-    return out.getvalue()
+    content = out.getvalue()
+    # Matplotlib repeats a text as a comment, where a control character would make the file invalid.
+    return terminal(content.decode("utf-8")).encode("utf-8") if kind == "svg" else content

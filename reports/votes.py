@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness import text
 from harness.errors import UserError
 from reports.load import final_rows
 
@@ -93,7 +94,7 @@ class Votes:
     def csv(self, kind: str | None = None) -> str:
         """The votes (of one kind of prompt) as `suites.judges.from_votes` reads them."""
         table = self.table()
-        return str(table.loc[table["kind"] == kind if kind else slice(None), CSV].to_csv(index=False))
+        return text.csv(table.loc[table["kind"] == kind if kind else slice(None), CSV])
 
 
 def next_pair(

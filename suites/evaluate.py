@@ -13,6 +13,7 @@ import pandas as pd
 
 from harness.errors import UserError
 from harness.graph import Progress, Silent
+from harness.models import server
 from harness.models.base import LanguageModel
 from harness.models.open import Engine
 from harness.stats import finite
@@ -28,6 +29,8 @@ def check(suites: Sequence[str], judge: str | None) -> None:
     kind = (judge or "").partition(":")[0]
     if judge is not None and kind not in ("pm", "column", "model", "votes", "server", "words"):
         raise UserError(f"--judge {judge}: no such judge; give {JUDGES}")
+    if kind in ("server", "words"):
+        server.address(f"server:{(judge or '').partition(':')[2]}")
     for name in suites:
         needs = set(registry.find(name, "--suite").needs)
         if needs & {"compare", "score_column"} and judge is None:
@@ -133,7 +136,6 @@ class _Given:
 
     def compare(self, part: pd.DataFrame, kind: str) -> pd.DataFrame:
         """The comparisons of pairs, by the judge."""
-        from harness.models import server
         from suites import judges
 
         if self.kind in ("pm", "column"):

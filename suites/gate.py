@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from harness import files, stats
+from harness import files, stats, text
 from harness.errors import UserError
 from harness.stats import Bootstrap, Interval
 from suites.result import SuiteResult
@@ -224,7 +224,7 @@ def _measured(results: dict[str, SuiteResult], seed: int) -> dict[str, _Measured
     if "goodharting" in results:
         table = results["goodharting"].tables["responses"]
         keep("boilerplate_rate", table, table["label"] == "boilerplate", _MINING)
-        keep("length", table, table["response"].map(lambda text: len(text.split())))
+        keep("length", table, table["response"].map(lambda response: len(response.split())))
     for suite in ("pm_score", "pm_score_helpful", "harmfulness"):
         if suite in results:
             table = results[suite].tables["responses"]
@@ -297,8 +297,8 @@ def cells(row: Judged) -> list[str]:
 def markdown(judged: list[Judged], baseline: str, candidate: str, notes: Sequence[str] = ()) -> str:
     """A summary for a pull request."""
     words = {0: "**All clear.**", 1: "**Regression.**", 2: "**Could not judge.**"}[exit_code(judged)]
-    lines = [f"# {candidate} against {baseline}", "", words, ""]
-    lines += [f"- {line}" for line in (*advice(judged), *notes)] + [""]
+    lines = [f"# {text.markdown(candidate)} against {text.markdown(baseline)}", "", words, ""]
+    lines += [f"- {text.markdown(line)}" for line in (*advice(judged), *notes)] + [""]
     lines.append("| metric | verdict | baseline | candidate | difference | largest loss | margin | n |")
     lines.append("|---|---|---:|---:|---:|---:|---:|---:|")
     for row in judged:
@@ -317,7 +317,7 @@ def markdown(judged: list[Judged], baseline: str, candidate: str, notes: Sequenc
 
 def junit(judged: list[Judged], candidate: str) -> str:
     """JUnit XML: a failure for each regression, an error for each required metric without a verdict."""
-    suite = ElementTree.Element("testsuite", name=f"cai compare {candidate}", tests=str(len(judged)))
+    suite = ElementTree.Element("testsuite", name=f"cai compare {text.line(candidate)}", tests=str(len(judged)))
     counts = {"failures": 0, "errors": 0, "skipped": 0}
     for row in judged:
         case = ElementTree.SubElement(suite, "testcase", classname="cai.compare", name=row.metric)

@@ -19,10 +19,11 @@ import pandas as pd
 from scipy.special import expit
 
 from harness import compare, files
-from harness.errors import UserError
+from harness.errors import UserError, shown
 from harness.models import inert, server
 from harness.models.base import LanguageModel
 from harness.stats import finite
+from harness.text import from_csv_cell
 
 COLUMNS = ["prompt", "sample", "arm_a", "step_a", "arm_b", "step_b", "outcome", "judge", "order"]
 
@@ -115,7 +116,7 @@ def from_votes(csv_path: Path | str, *, judge: str = "human") -> pd.DataFrame:
     Raises UserError naming the file and the line.
     """
     path = Path(csv_path)
-    votes = files.read_csv(path)
+    votes = files.read_csv(path).map(from_csv_cell)
     missing = [c for c in ("prompt", "arm_a", "arm_b", "winner") if c not in votes]
     if missing:
         raise UserError(f"{path}: no column {', '.join(missing)}; the header must name prompt, arm_a, arm_b, winner")
@@ -179,7 +180,9 @@ def from_server(
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     url = base_url.rstrip("/") + "/chat/completions"
     body = {"model": model, "temperature": 0, "max_tokens": max_tokens}
-    with httpx.Client(headers=headers, timeout=timeout) as client, ThreadPoolExecutor(workers) as pool:
+    patience = httpx.Timeout(timeout, connect=10)
+    with httpx.Client(headers=headers, timeout=patience) as client, ThreadPoolExecutor(workers) as pool:
+        server.reach(client, base_url, backoff=backoff)
 
         def answer(text: str) -> str:
             asked = body | {"messages": [{"role": "user", "content": inert.break_up(text)}]}
@@ -191,7 +194,7 @@ def from_server(
     readable = ~np.isnan(ab + ba)
     if not readable.any():
         raise UserError(
-            f"{url}: no answer of {model} names A, B or tie (first: {answers[0][:60]!r}); use another judge"
+            f"{url}: no answer of {model} names A, B or tie (first: {shown(answers[0], 60)}); use another judge"
         )
     table = _both_orders(pairs[readable].reset_index(drop=True), ab[readable], ba[readable], model)
     if not readable.all():

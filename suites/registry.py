@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from harness.errors import UserError
+from harness.errors import UserError, own_code
 
 if TYPE_CHECKING:
     from suites.result import SuiteResult
@@ -150,14 +150,13 @@ def _checked(file: str, name: str) -> Callable[..., SuiteResult]:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    try:
+    with own_code(f"suite {file}"):
         spec.loader.exec_module(module)
         function = getattr(module, name)
-    except Exception as error:  # whatever a user's code may raise
-        raise UserError(f"suite {file}: {type(error).__name__}: {error}; fix the file") from error
 
     def run(**given: object) -> SuiteResult:
-        result = function(given.pop("responses"), **given)
+        with own_code(f"suite {file}"):
+            result = function(given.pop("responses"), **given)
         if not isinstance(result, SuiteResult) or list(result.summary.columns) != SUMMARY_COLUMNS:
             raise UserError(f"suite {file}: run() must return a SuiteResult; make its summary with summary_frame")
         return result

@@ -9,7 +9,7 @@ import gzip
 from pathlib import Path
 
 ESCAPE = "\x1b[31mred\x1b[0m\x1b]0;title\x07"
-FORMULAS = ("=cmd|'/C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "'=1", "|calc")
+FORMULAS = ("=cmd|'/C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "'=1")
 
 TEXTS = (
     "",
@@ -44,6 +44,7 @@ TEXTS = (
     "😀" * 40,
     "a" * 5000,
     "é\u0301" * 50,
+    "|calc",
     *FORMULAS,
 )
 

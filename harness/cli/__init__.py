@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -31,23 +32,55 @@ app.command("doctor")(inspect.doctor)
 app.add_typer(constitutions.app, name="constitutions")
 
 
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; works anywhere.")] = False,
+) -> None:
+    """Typer shows this in the help of `cai`; `main` reads the option, so that it may stand behind the command, too."""
+
+
+options.__doc__ = app.info.help
+
+
 def main() -> None:
-    """Entry point: errors of the user's making end in one line and exit code 2, Ctrl-C in 130."""
+    """Entry point. An error is one line on standard error and exit code 2, Ctrl-C exit code 130."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # red-team data should phone nobody
+    debug = "--debug" in sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character is no reason to stop
     try:
-        app(standalone_mode=True)
-    except UserError as error:
-        _stop(str(error), 2)
-    except SystemExit as stop:
-        if stop.code == 130:  # Typer's for Ctrl-C
-            print("stopped; what is finished is kept, and the same command goes on from here", file=sys.stderr)
-        raise
+        code = app([word for word in sys.argv[1:] if word != "--debug"], prog_name="cai", standalone_mode=False)
+    except BaseException as error:  # SystemExit, too: in this mode only a user's own code raises it
+        code = _failed(error, debug)
     finally:
         lock.release()
-
-
-def _stop(message: str, code: int) -> None:
-    from rich.console import Console
-
-    Console(stderr=True, soft_wrap=True).print("[bold red]error:[/]", message, highlight=False)
+    if code == 130:  # Typer's for Ctrl-C
+        print("stopped; what is finished is kept, and the same command goes on from here", file=sys.stderr)
     sys.exit(code)
+
+
+def _failed(error: BaseException, debug: bool) -> int:
+    """Say what went wrong, in one line; the exit code."""
+    from harness.cli import console
+
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return 130
+    if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):  # `cai ... | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  so that the interpreter's last flush finds a place
+        return 1
+    if debug:
+        print(console.traceback_of(error), file=sys.stderr)
+    if isinstance(error, UserError):
+        console.fail(str(error))
+    elif type(error).__name__ == "NoArgsIsHelpError":  # `cai` alone
+        print(getattr(error, "message", ""))
+    elif hasattr(error, "format_message"):  # Typer's own, of wrong usage
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "cai"
+        console.fail(f"{error.format_message().rstrip('.')}; see `{command} --help`")
+    elif isinstance(error, OSError) and error.filename is not None:
+        console.fail(f"{error.filename}: {error.strerror}; check the path, its rights and the disk")
+    else:
+        console.fail(console.unexpected(error))
+    return 2

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from harness.cli.evaluate import MOST_SEED, MOST_TOKENS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,14 +52,16 @@ def compare(
         "compare"
     ),
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Length limit of a sampled candidate (default: the baseline's).")
+        int | None,
+        typer.Option(min=1, max=MOST_TOKENS, help="Length limit of a sampled candidate (default: the baseline's)."),
     ] = None,
     engine: Annotated[
         Literal["auto", "transformers", "vllm"],
         typer.Option("--engine", help="What runs models; auto is vLLM where it is installed and there is a GPU."),
     ] = "auto",
     seed: Annotated[
-        int | None, typer.Option(help="Seed of sampling and bootstrap (default: the baseline run's, or 0).")
+        int | None,
+        typer.Option(min=0, max=MOST_SEED, help="Seed of sampling and bootstrap (default: the baseline run's, or 0)."),
     ] = None,
 ) -> None:
     """Judge a candidate against a baseline, metric by metric: better, equivalent, no worse, worse, or cannot tell.
@@ -76,22 +79,24 @@ def compare(
     `cai compare samples:rl_cai samples:helpful_only --judge column:paper_pm_score`
     """
     import pandas as pd
-    from rich.console import Console
 
     from harness import store
+    from harness.cli.console import Terminal, styled
     from harness.cli.lock import hold
     from harness.cli.run import quiet
     from suites import gate
 
     rules = gate.load(gate_file)
+    _check(judge, ratings)
+    store.writable(out)
     hold(out)
     quiet()
-    console = Console()
+    console = Terminal()
     old = side_of(baseline, None, max_new_tokens, seed, engine)
     seed = int(old.about.get("seed", 0)) if seed is None else seed
     new = side_of(candidate, old, max_new_tokens, seed, engine)
     _share_kinds(old, new)
-    notes = _notes(old.table, new.table)
+    notes = _notes(old.table, new.table, rules.min_prompts)
     first, second = gate.equal_sizes(old.table, new.table)
     both = pd.concat([first.assign(arm="baseline"), second.assign(arm="candidate")], ignore_index=True)
     with console.status(f"{len(both)} responses"):
@@ -106,8 +111,9 @@ def compare(
         store.write_table(out / "responses.parquet", both)
     _show(console, judged, notes)
     code = gate.exit_code(judged)
+    said = (("all clear", "green"), ("regression", "red"), ("could not judge", "yellow"))[code]
     console.print(
-        ("[green]all clear[/]", "[red]regression[/]", "[yellow]could not judge[/]")[code],
+        styled(*said),
         f"(exit code {code}); read {out / 'summary.md'}, hand {out / 'junit.xml'} to CI",
     )
     raise typer.Exit(code)
@@ -117,21 +123,22 @@ def _show(console: Any, judged: list[Any], notes: list[str]) -> None:
     """The verdicts as a table, then what to do about them."""
     from rich.table import Table
 
+    from harness.cli.console import styled
     from suites import gate
 
     colours = dict.fromkeys(gate.PASSES, "green") | {"worse": "red", "differs": "yellow", "cannot tell": "yellow"}
     table = Table("metric", "verdict", "baseline", "candidate", "difference", "largest loss", "margin", "prompts")
     measured = [row for row in judged if row.verdict != "not measured"]
     for row in measured:
-        table.add_row(row.metric, f"[{colours[row.verdict]}]{row.verdict}[/]", *gate.cells(row))
+        table.add_row(row.metric, styled(row.verdict, colours[row.verdict]), *gate.cells(row))
     console.print(table)
     left = ", ".join(row.metric for row in judged if row not in measured)
     if left:
-        console.print(f"  not measured: {left}", style="dim", highlight=False)
+        console.print(f"  not measured: {left}", style="dim")
     for line in gate.advice(judged):
-        console.print(f"- {line}", markup=False, highlight=False)
+        console.print(f"- {line}")
     for line in notes:
-        console.print(f"  note: {line}", style="dim", markup=False, highlight=False)
+        console.print(f"  note: {line}", style="dim")
 
 
 # ---------------------------------------------------------------- the two sides
@@ -168,8 +175,21 @@ def side_of(
     return Side(
         table[table["arm"] == (arm or arms[0])].reset_index(drop=True),
         path if about.is_file() else None,
-        json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {},
+        _about(about) if about.is_file() else {},
     )
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """A run's run.json. Raises UserError where it does not say what a comparison needs of it."""
+    from harness import files
+    from harness.errors import UserError
+
+    about = files.read_json(path)
+    scale = about.get("scale", {}) if isinstance(about, dict) else None
+    numbers = [about.get("seed", 0), scale.get("max_new_tokens", 1)] if isinstance(scale, dict) else [None]
+    if not all(isinstance(number, int) and 0 <= number < 2**32 for number in numbers):
+        raise UserError(f"{path}: not what `cai run` or `cai eval` wrote; make it again by the same command")
+    return dict(about)
 
 
 def _split(spec: str) -> tuple[str, str | None]:
@@ -222,17 +242,37 @@ def _share_kinds(old: Side, new: Side) -> None:
             side.table[column] = [known.get(prompt) for prompt in side.table["prompt"]]
 
 
-def _notes(old: pd.DataFrame, new: pd.DataFrame) -> list[str]:
+def _notes(old: pd.DataFrame, new: pd.DataFrame, least: int) -> list[str]:
+    """Remarks on the prompts. Raises UserError where fewer than `least` are shared: other prompts, other answers."""
+    from harness.errors import UserError
+
     prompts = [set(table["prompt"]) for table in (old, new)]
     shared = len(prompts[0] & prompts[1])
-    if not shared:
-        return ["no prompt is shared, so the sides are compared as independent groups: far more prompts are needed"]
+    if shared < min(least, *map(len, prompts)):
+        raise UserError(
+            f"the sides share {shared} prompts, of {len(prompts[0])} of the baseline and {len(prompts[1])} of the "
+            "candidate, so what differs may be the prompts; give answers to the same ones"
+        )
     if prompts[0] != prompts[1]:
         return [f"{shared} prompts are shared, of {len(prompts[0])} of the baseline and {len(prompts[1])} given"]
     return []
 
 
 # ---------------------------------------------------------------- measuring
+
+
+def _check(judge: str | None, ratings: Path | None) -> None:
+    """Raises UserError for a judge that cannot be, before anything is sampled or measured."""
+    from harness.errors import UserError
+    from suites import evaluate
+
+    kind = (judge or "").partition(":")[0]
+    if kind == "votes":
+        raise UserError("--judge votes: people voted on other responses; `cai eval --suite elo` reads them")
+    if judge is not None:
+        evaluate.check(["elo" if kind in ("model", "server", "words") else "pm_score"], judge)
+    if ratings is not None and not ratings.is_file():
+        raise UserError(f"--ratings {ratings}: file not found; check the path")
 
 
 def _measure(
@@ -245,7 +285,6 @@ def _measure(
     engine: Engine,
 ) -> tuple[dict[str, SuiteResult], str | None]:
     """Suites by name on both sides, and who judged harmlessness."""
-    from harness.errors import UserError
     from suites import evaluate
 
     suites = ["evasiveness", "goodharting", *(["harmfulness"] if ratings else [])]
@@ -254,8 +293,6 @@ def _measure(
     if kind in ("model", "server", "words"):
         judged = evaluate.measure(both, ["elo"], judge=judge, anchor="baseline", seed=seed, engine=engine)
         return results | judged, judge
-    if kind == "votes":
-        raise UserError("--judge votes: people voted on other responses; `cai eval --suite elo` reads them")
     if judge is not None:
         return results | evaluate.measure(both, ["pm_score"], judge=judge, seed=seed), judge
     if PAPER_SCORE in both and both[PAPER_SCORE].notna().all():
@@ -268,12 +305,14 @@ def _measure(
 
 def _gold(run: Path | None, kind: str) -> Path | None:
     """The gold PM that judged the run, if its folder is still there."""
-    import pandas as pd
+    from harness import files
 
     stages = run / "results" / "stages.parquet" if run else None
     if run is None or stages is None or not stages.is_file():
         return None
-    table = pd.read_parquet(stages, columns=["stage", "key"])
+    table = files.read_parquet(stages, ["stage", "key"])
+    if not {"stage", "key"} <= set(table):
+        return None
     keys = table.loc[table["stage"] == f"gold.{kind}", "key"]
     folder = run / "stages" / f"gold.{kind}" / str(keys.iloc[-1]) if len(keys) else None
     return folder if folder and (folder / "model").is_dir() else None
@@ -283,6 +322,7 @@ def _by_gold(
     both: pd.DataFrame, old: Side, new: Side, kind: str, folder: Path, seed: int
 ) -> list[tuple[str, SuiteResult]]:
     """pm_score or pm_score_helpful: by the scores that one run gave both sides, else by its PM anew."""
+    from harness import files
     from harness.models.scorer import PreferenceModel
     from suites import pm_score
 
@@ -291,7 +331,7 @@ def _by_gold(
         return []
     same = new.run is not None and old.run is not None and new.run.resolve() == old.run.resolve()
     if not (same and column in table and table[column].notna().all()):
-        config = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["settings"]
+        config = files.read_json(folder / "manifest.json")["settings"]
         pm = PreferenceModel.load(folder / "model", max_length=int(config.get("pm.max_length", 512)))
         table = table.assign(**{column: pm.score(table["prompt"].tolist(), table["response"].tolist())})
     name = "pm_score" if kind == "harmless" else "pm_score_helpful"

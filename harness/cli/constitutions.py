@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from constitutions import ComparisonPrinciple, Constitution, CritiquePrinciple
 
 app = typer.Typer(help="List, show, check and import constitutions.", no_args_is_help=True)
@@ -16,17 +18,17 @@ app = typer.Typer(help="List, show, check and import constitutions.", no_args_is
 @app.command("list", epilog="Example: cai constitutions list")
 def list_() -> None:
     """List the shipped constitutions."""
-    from rich.console import Console
     from rich.table import Table
 
     from constitutions import load, shipped
+    from harness.cli.console import Terminal
 
     table = Table("name", "revision", "comparison", "examples", "description")
     for name in shipped():
         it = load(name)
         counts = str(len(it.critique_revision)), str(len(it.comparison)), str(_examples(it))
         table.add_row(it.name, *counts, it.description)
-    Console().print(table)
+    Terminal().print(table)
 
 
 @app.command(epilog="Example: cai constitutions show default")
@@ -34,21 +36,20 @@ def show(
     name: Annotated[str, typer.Argument(help="A shipped name or a YAML file.")],
 ) -> None:
     """Print the principles of one constitution."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from constitutions import load
+    from harness.cli.console import Terminal, styled
 
     it = load(name)
     revision = Table("principle", "critique request", "revision request", title="critique and revision")
     for pair in it.critique_revision:
-        revision.add_row(_label(pair), escape(pair.critique), escape(pair.revision), end_section=True)
+        revision.add_row(_label(pair), pair.critique, pair.revision, end_section=True)
     comparison = Table("principle", "question", title="comparison")
     for principle in it.comparison:
-        comparison.add_row(_label(principle), escape(principle.question))
-    console = Console()
-    console.print(f"[bold]{it.name}[/bold]: {escape(it.description)} Licence: {escape(it.license)}.")
+        comparison.add_row(_label(principle), principle.question)
+    console = Terminal()
+    console.print(styled(f"{it.name}:", "bold"), f"{it.description} Licence: {it.license}.")
     console.print(revision)
     console.print(comparison)
     console.print(_summary(it))
@@ -60,8 +61,9 @@ def validate(
 ) -> None:
     """Check a constitution file; the first fault is reported with its key or line."""
     from constitutions import load
+    from harness.cli.console import Terminal
 
-    typer.echo(f"{path}: valid; {_summary(load(path))}")
+    Terminal(soft_wrap=True).print(f"{path}: valid; {_summary(load(path))}")
 
 
 @app.command(
@@ -74,20 +76,21 @@ def import_(
 ) -> None:
     """Turn the paper's published prompts into a constitution file, for your own use."""
     from constitutions import dump, import_paper
+    from harness.cli.console import Terminal
     from harness.errors import UserError
 
     if out.exists() and not force:
         raise UserError(f"{out}: exists already; choose another name or add --force")
     constitution = import_paper(folder)
     dump(constitution, out)
-    typer.echo(f"wrote {out}: {_summary(constitution)}")
+    Terminal(soft_wrap=True).print(f"wrote {out}: {_summary(constitution)}")
 
 
-def _label(principle: CritiquePrinciple | ComparisonPrinciple) -> str:
+def _label(principle: CritiquePrinciple | ComparisonPrinciple) -> Text:
     """The principle's id, its tags beneath."""
-    from rich.markup import escape
+    from harness.cli.console import styled
 
-    return principle.id + (f"\n[dim]{escape(', '.join(principle.tags))}[/dim]" if principle.tags else "")
+    return styled(principle.id) + styled("".join(f"\n{tag}" for tag in [", ".join(principle.tags)] if tag), "dim")
 
 
 def _examples(constitution: Constitution) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,10 +10,21 @@ import typer
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console
 
+    from harness.cli.console import Terminal
     from harness.models.open import Engine
     from suites.result import SuiteResult
+
+MOST_SEED = 2**32 - 1
+MOST_TOKENS = 2**20
+# Options and what a suite needs (`suites.registry.NEEDS`) to read them.
+_READ_BY = {
+    "--anchor": {"anchor"},
+    "--judge": {"compare", "score_column", "scorer"},
+    "--ratings": {"ratings"},
+    "--limit": {"comparisons"},
+    "--cot": {"reasoning"},
+}
 
 
 def evaluate(
@@ -39,18 +51,24 @@ def evaluate(
     hhh: Annotated[
         Path | None, typer.Option("--hhh", help="HHH comparisons: the published JSONL, or BIG-bench's layout.")
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="Ask only so many HHH comparisons, at random.")] = None,
-    cot: Annotated[int, typer.Option("--cot", help="HHH: chains of thought to average (5 in the paper).", min=0)] = 0,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Ask only so many HHH comparisons, at random.", min=1)
+    ] = None,
+    cot: Annotated[
+        int, typer.Option("--cot", help="HHH: chains of thought to average (5 in the paper).", min=0, max=1000)
+    ] = 0,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for Parquet tables, figures and the report.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON rows on standard output.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Length limit of what --model writes.")] = 64,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="Length limit of what --model writes.", min=1, max=MOST_TOKENS)
+    ] = 64,
     engine: Annotated[
         Literal["auto", "transformers", "vllm"],
         typer.Option("--engine", help="What runs models; auto is vLLM where it is installed and there is a GPU."),
     ] = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of sampling and bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of sampling and bootstrap.", min=0, max=MOST_SEED)] = 0,
 ) -> None:
     """Measure responses (prompt, response, arm; optional step, sample, kind) or a model.
 
@@ -65,20 +83,28 @@ def evaluate(
     `cai eval --suite hhh --model embedded --hhh 438HHHEvaluations.jsonl --limit 50`
     """
     import pandas as pd
-    from rich.console import Console
 
     from harness import store
+    from harness.cli.console import Terminal, styled
     from harness.cli.lock import hold
     from harness.cli.progress import Bars
     from harness.cli.run import quiet
+    from harness.errors import UserError
     from suites import evaluate as suites
 
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     names = list(dict.fromkeys(suite or ["evasiveness", "goodharting"]))
     models = _labelled(model or [])
     suites.check(names, judge)
+    _check_read(names, {"--anchor": anchor, "--judge": judge, "--ratings": ratings, "--limit": limit, "--cot": cot})
     _check(names, responses or [], models, hhh, judge, out)
+    if prompts is not None and not (models and _needs_responses(names, judge)):
+        raise UserError(f"--prompts {prompts}: nothing is asked them; name a model with --model, and a suite")
+    if ratings is not None and not ratings.is_file():
+        raise UserError(f"--ratings {ratings}: file not found; check the path")
+    comparisons = _comparisons(hhh, limit, seed)
     if out is not None:
+        store.writable(out)
         hold(out)
     quiet()
     of_responses = [name for name in names if name != "hhh"]
@@ -89,7 +115,7 @@ def evaluate(
         with console.status(f"{len(chains)} revisions: PM score"):
             chains = suites.score_chains(chains, judge)
     if of_responses:
-        with Bars(Console(stderr=True)) as bars:
+        with Bars(Terminal(stderr=True)) as bars:
             results = suites.measure(
                 table,
                 of_responses,
@@ -101,12 +127,7 @@ def evaluate(
                 seed=seed,
                 engine=engine,
             )
-    if "hhh" in names and hhh is not None:
-        from suites.hhh import draw, load
-
-        comparisons = load(hhh)
-        if limit is not None:
-            comparisons = draw(comparisons, limit, seed)
+    if comparisons is not None:
         with console.status(f"{len(comparisons)} HHH comparisons: {', '.join(models)}"):
             results |= suites.measure(
                 table, ["hhh"], models=models, comparisons=comparisons, reasoning=(cot, max_new_tokens), seed=seed
@@ -119,8 +140,8 @@ def evaluate(
     else:
         show(console, results)
         if out is not None:
-            console.print(f"Tables: {out / 'results'}; report: [bold]{out / 'report' / 'index.html'}[/]")
-            console.print(f"The paper's claims: {verdicts}; see `cai claims {out}`", markup=False)
+            console.print(f"Tables: {out / 'results'}; report:", styled(out / "report" / "index.html", "bold"))
+            console.print(f"The paper's claims: {verdicts}; see `cai claims {out}`")
 
 
 def _labelled(models: list[str]) -> dict[str, str]:
@@ -147,13 +168,35 @@ def _needs_responses(names: list[str], judge: str | None) -> bool:
     return any(name != "hhh" and not (name == "elo" and votes) for name in names)
 
 
+def _check_read(names: list[str], options: Mapping[str, object]) -> None:
+    """Raises UserError for an option that no suite of `names` reads: it was meant to do something."""
+    from harness.errors import UserError
+    from suites import registry
+
+    needed = {need for name in names for need in registry.find(name, "--suite").needs}
+    for option, value in options.items():
+        needs = _READ_BY[option]
+        if option == "--judge" and not str(value).startswith("pm:"):
+            needs = needs - {"scorer"}
+        if value and not needs & needed:
+            readers = " or ".join(suite.name for suite in registry.SUITES if needs & set(suite.needs))
+            raise UserError(f"{option} {value}: no suite reads it here; add --suite {readers}")
+
+
+def _comparisons(file: Path | None, limit: int | None, seed: int) -> pd.DataFrame | None:
+    from suites.hhh import draw, load
+
+    if file is None:
+        return None
+    return load(file) if limit is None else draw(load(file), limit, seed)
+
+
 def _check(
     names: list[str], files: list[Path], models: dict[str, str], hhh: Path | None, judge: str | None, out: Path | None
 ) -> None:
     """Raises UserError for options that do not go together, before anything is sampled."""
-    import json
-
     from harness.errors import UserError
+    from harness.files import read_json
 
     if "hhh" in names and (hhh is None or not models):
         raise UserError("suite hhh: it asks a model about comparisons; give --model NAME and --hhh FILE")
@@ -165,8 +208,8 @@ def _check(
     elif files:
         raise UserError(f"{files[0]}: suite {', '.join(names)} reads no response files; leave them out or add a suite")
     if out is not None and (out / "results").exists():
-        about = out / "run.json"
-        if not about.is_file() or json.loads(about.read_text()).get("kind") != "eval":
+        about = read_json(out / "run.json") if (out / "run.json").is_file() else None
+        if not isinstance(about, dict) or about.get("kind") != "eval":
             raise UserError(f"--out {out}: it holds results that `cai eval` did not write; choose another folder")
 
 
@@ -229,10 +272,9 @@ def as_rows(results: dict[str, SuiteResult]) -> str:
     return "[\n" + ",\n".join(rows.split("\n")[:-1]) + "\n]"
 
 
-def show(console: Console, results: dict[str, SuiteResult]) -> None:
+def show(console: Terminal, results: dict[str, SuiteResult]) -> None:
     """Print each suite's summary and notes."""
     import pandas as pd
-    from rich.markup import escape
     from rich.table import Table
 
     for name, result in results.items():
@@ -248,10 +290,10 @@ def show(console: Console, results: dict[str, SuiteResult]) -> None:
             places = 0 if row["metric"].startswith("elo") else 3
             estimate, low, high = (f"{row[name]:.{places}f}" for name in ("estimate", "low", "high"))
             step = ["" if pd.isna(row["step"]) else str(row["step"])] if steps else []
-            table.add_row(escape(str(row["arm"])), *step, row["metric"], estimate, f"{low} to {high}", str(row["n"]))
+            table.add_row(str(row["arm"]), *step, row["metric"], estimate, f"{low} to {high}", str(row["n"]))
         console.print(table)
         for note in result.notes:
-            console.print(f"  note: {note}", style="dim", markup=False, highlight=False)
+            console.print(f"  note: {note}", style="dim")
 
 
 def _write(

@@ -13,9 +13,9 @@ def models(run: Annotated[Path, typer.Argument(help="A run's folder.")] = Path("
 
     Example: `cai models runs/demo`
     """
-    from rich.console import Console
     from rich.table import Column, Table
 
+    from harness.cli.console import Terminal
     from harness.errors import UserError
 
     if not run.is_dir():
@@ -26,7 +26,7 @@ def models(run: Annotated[Path, typer.Argument(help="A run's folder.")] = Path("
     for folder in kept:
         home = folder.parent if folder.name == "model" else folder.parents[1]
         table.add_row(home.parent.name, "final" if folder.name == "model" else folder.name, str(folder))
-    Console().print(table if kept else f"{run}: no models yet; train them with `cai run experiments/demo.yaml`")
+    Terminal().print(table if kept else f"{run}: no models yet; train them with `cai run experiments/demo.yaml`")
 
 
 def _gpu() -> tuple[str, str]:
@@ -57,10 +57,10 @@ def doctor() -> None:
     import shutil
 
     import psutil
-    from rich.console import Console
     from rich.table import Column, Table
 
     from harness import store
+    from harness.cli.console import Terminal
     from harness.models import checkpoints, embedded
 
     table = Table("what", Column("found", overflow="fold"), "so")
@@ -81,4 +81,4 @@ def doctor() -> None:
         table.add_row(
             extra, "installed" if there else "not installed", "" if there else f"optional: pip install {module}"
         )
-    Console().print(table)
+    Terminal().print(table)

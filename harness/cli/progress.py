@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from harness.cli.console import Terminal
+from harness.text import line
 
 
 class Bars:
     """A `harness.graph.Progress` drawn by rich; where there is no terminal, one line a stage."""
 
-    def __init__(self, console: Console):
+    def __init__(self, console: Terminal):
         self.console = console
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,
         )
@@ -39,8 +41,8 @@ class Bars:
 
     def stage(self, name: str, position: int, total: int) -> None:
         self.progress.update(self.stages, completed=position - 1, total=total)
-        self.progress.reset(self.work, description=name, total=None, note="")
+        self.progress.reset(self.work, description=line(name), total=None, note="")
         self.console.print(f"[{position}/{total}] {name}")
 
     def advance(self, done: float, total: float, note: str = "") -> None:
-        self.progress.update(self.work, completed=done, total=total, note=note)
+        self.progress.update(self.work, completed=done, total=total, note=line(note))

@@ -23,9 +23,8 @@ def run(experiment_file: File, out: Out = None) -> None:
     import os
     import time
 
-    from rich.console import Console
-
     from harness import graph, store
+    from harness.cli.console import Terminal, styled
     from harness.cli.progress import Bars
     from harness.models.checkpoints import TRUST
     from harness.runner import local
@@ -36,14 +35,16 @@ def run(experiment_file: File, out: Out = None) -> None:
     if experiment.models.trust_remote_code:
         os.environ[TRUST] = "1"  # the runner's own processes inherit it
     folder = out or Path("runs") / experiment.name
+    store.writable(folder)
     planned = graph.plan(targets, folder)
     _check_data(experiment, planned)
-    console = Console()
+    console = Terminal()
     todo = [item for item in planned if item.status != "done"]
-    console.print(f"[bold]{experiment.name}[/]: {len(planned) - len(todo)} of {len(planned)} stages done, in {folder}")
+    done = f"{len(planned) - len(todo)} of {len(planned)} stages done, in {folder}"
+    console.print(styled(f"{experiment.name}:", "bold"), done)
     for item in todo:
         if item.status == "damaged":
-            console.print(f"damaged: {item.folder}: {item.problem}; it is made again", markup=False, highlight=False)
+            console.print(f"damaged: {item.folder}: {item.problem}; it is made again")
     with store.disk_space(folder):
         if any(item.stage.place is None for item in todo):
             quiet()
@@ -51,8 +52,9 @@ def run(experiment_file: File, out: Out = None) -> None:
         with Bars(console) as bars:
             local.execute(targets, folder, seed=experiment.seed, progress=bars)
     report = folder / "report" / "index.html"
-    console.print(f"Report: [bold]{report}[/] (open it in a browser), {folder / 'report' / 'summary.md'}")
-    console.print(f"Dashboard: [bold]cai dashboard {folder}[/]   ({time.monotonic() - began:.0f} s)")
+    console.print("Report:", styled(report, "bold"), f"(open it in a browser), {folder / 'report' / 'summary.md'}")
+    took = f"  ({time.monotonic() - began:.0f} s)"
+    console.print("Dashboard:", styled(f"cai dashboard {folder}", "bold"), took)
 
 
 def plan(
@@ -70,10 +72,10 @@ def plan(
     """
     import json
 
-    from rich.console import Console
     from rich.table import Table
 
     from harness import graph
+    from harness.cli.console import Terminal, styled
 
     experiment, targets = _targets(experiment_file)
     folder = out or Path("runs") / experiment.name
@@ -88,8 +90,9 @@ def plan(
         table.add_column(column)
     colours = {"done": "green", "started": "yellow", "stale": "yellow", "damaged": "red", "to do": "cyan"}
     for item in planned:
-        table.add_row(item.stage.name, f"[{colours[item.status]}]{item.status}[/]", ", ".join(item.needs), item.key[:8])
-    Console().print(table)
+        status = styled(item.status, colours[item.status])
+        table.add_row(item.stage.name, status, ", ".join(item.needs), item.key[:8])
+    Terminal().print(table)
 
 
 def quiet() -> None:

@@ -16,16 +16,15 @@ def verify(run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder tha
 
     Example: `cai verify runs/demo`
     """
-    from rich.console import Console
-
     from harness import manifest, store
+    from harness.cli.console import Terminal
     from harness.errors import UserError
 
     folders = [path for path in (*sorted(run.glob("stages/*/*")), run / "results", run / "report") if path.is_dir()]
     finished = [folder for folder in folders if not folder.name.endswith(".partial")]
     if not any((folder / manifest.NAME).is_file() for folder in finished):
         raise UserError(f"{run}: no finished stage here; give a folder that `cai run` wrote")
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     with store.locked(run):
         record = manifest.Record.of(run)
         problems, files, size = [], 0, 0
@@ -39,12 +38,12 @@ def verify(run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder tha
             problems += _other_inputs(run, folder, found["inputs"])
         record.save()
     for line in problems:
-        console.print(f"damaged: {line}", markup=False, highlight=False)
+        console.print(f"damaged: {line}")
     whole = f"{len(finished)} stages, {files} files, {size / 2**20:,.0f} MiB"
     if problems:
-        console.print(f"{len(problems)} of {whole} damaged; `cai run` makes them again", highlight=False)
+        console.print(f"{len(problems)} of {whole} damaged; `cai run` makes them again")
         raise typer.Exit(1)
-    console.print(f"{whole}: all as they were written", highlight=False)
+    console.print(f"{whole}: all as they were written")
 
 
 def _other_inputs(run: Path, folder: Path, inputs: dict[str, dict[str, str]]) -> list[str]:

@@ -15,18 +15,18 @@ def report(run: RunFolder) -> None:
 
     Example: `cai report runs/demo`
     """
-    from rich.console import Console
-
     from harness import manifest, store
+    from harness.cli.console import Terminal, styled
     from harness.cli.lock import hold
     from reports import static
 
     _must_hold_results(run)
+    store.writable(run / "report")
     hold(run)
     with store.disk_space(run):
         path = static.render(run)
         manifest.reseal(run / "report")
-    Console().print(f"Report: [bold]{path}[/]")
+    Terminal(soft_wrap=True).print("Report:", styled(path, "bold"))
 
 
 def claims(run: RunFolder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON rows.")] = False) -> None:
@@ -34,14 +34,15 @@ def claims(run: RunFolder, as_json: Annotated[bool, typer.Option("--json", help=
 
     Example: `cai claims runs/demo`
     """
-    from rich.console import Console
     from rich.table import Table
 
     from harness import manifest, store
+    from harness.cli.console import Terminal, styled
     from harness.cli.lock import hold
     from suites import claims as judged
 
     _must_hold_results(run)
+    store.writable(run / "results")
     hold(run)
     verdicts = judged.judge(run / "results", seed=_seed(run))
     with store.disk_space(run):
@@ -57,18 +58,16 @@ def claims(run: RunFolder, as_json: Annotated[bool, typer.Option("--json", help=
         effect = f"{row['effect']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]" if measured else str(row["note"])
         mde = f"{row['mde']:.3g}" if measured else ""
         n = str(int(row["n"])) if measured else ""
-        colour = colours[row["verdict"]]
-        table.add_row(
-            str(row["id"]), row["statement"], f"[{colour}]{row['verdict']}[/]", effect, n, mde, str(row["test"])
-        )
-    Console().print(table)
+        verdict = styled(row["verdict"], colours[row["verdict"]])
+        table.add_row(str(row["id"]), row["statement"], verdict, effect, n, mde, str(row["test"]))
+    Terminal().print(table)
 
 
 def dashboard(
     runs: Annotated[Path, typer.Argument(metavar="[RUNS_DIR]", help="A run's folder, or a folder of runs.")] = Path(
         "runs"
     ),
-    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8501,
+    port: Annotated[int, typer.Option(help="The port to listen on.", min=1, max=65535)] = 8501,
     host: Annotated[str, typer.Option(help="The address to bind to; the default is this machine alone.")] = "127.0.0.1",
 ) -> None:
     """Open the Streamlit dashboard on a run or a folder of runs.

@@ -7,6 +7,7 @@ Samples are seeded by (seed, key), but how far a server repeats them is its own 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
@@ -18,12 +19,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from harness import text
 from harness.draws import request_seed
-from harness.errors import UserError
+from harness.errors import UserError, one_line
 from harness.models import chat, inert
 from harness.models.base import Choice, Prompt, Sample
 
 T = TypeVar("T")
+FIRST_ANSWER = 10.0  # seconds until a server must have said anything at all
+_FIRST_TRIES = 2
+_LONGEST_PAUSE = 60.0  # seconds, whatever a server asks for
+_LOG = logging.getLogger(__name__)
+_said = -1.0  # when the last pause was told
 _PREFIX = "server:"
 _TOP = 20  # tokens whose log-probabilities are asked for: what OpenAI and vLLM give at most
 _LEAST = -100.0  # nats; some servers write -9999 for what cannot be
@@ -38,16 +45,27 @@ def is_server(name: str) -> bool:
 
 
 def address(name: str) -> tuple[str, str]:
-    """(URL, model) of `server:URL#MODEL`. Raises UserError for what is not one."""
+    """(URL, model) of `server:URL#MODEL`. Raises UserError for what is not one, and for a key or password in it."""
     url, _, model = name.removeprefix(_PREFIX).partition("#")
+    if text.holds_credentials(url) or "?" in url:
+        shown = text.redact(url.partition("?")[0])
+        raise UserError(
+            f"{shown}: an address with a password, key or query in it would be stored with the results; take it out "
+            "and set the environment variable CAI_API_KEY"
+        )
     if not re.match(r"https?://[^/]", url) or not model:
         raise UserError(f"{name}: not a server's model; write server:URL#MODEL, as server:http://localhost:8000/v1#Q")
     return url, model
 
 
 def api_key() -> str | None:
-    """The server's key, from the environment."""
-    return os.environ.get("CAI_API_KEY") or os.environ.get("OPENAI_API_KEY")
+    """The server's key, from the environment. Raises UserError where no header can hold it."""
+    for name in ("CAI_API_KEY", "OPENAI_API_KEY"):
+        if key := os.environ.get(name, "").strip():
+            if not re.fullmatch("[!-~]+", key):
+                raise UserError(f"{name}: the key holds spaces or characters that no key has; set it again")
+            return key
+    return None
 
 
 @dataclass
@@ -193,9 +211,9 @@ class ServerGenerator:
                 f"{self.url}: {self.model} thinks for more than {max_tokens} tokens before it answers; raise that "
                 "limit (feedback.cot_tokens), or serve it without thinking"
             )
-        text = text_of(reply)
-        own = chat.clean(text)
-        return Sample(own, reply["choices"][0].get("finish_reason") != "length" or own != text.strip())
+        said = text_of(reply)
+        own = chat.clean(said)
+        return Sample(own, reply["choices"][0].get("finish_reason") != "length" or own != said.strip())
 
     def _top(self, post: _Post, messages: Sequence[chat.Message], lead: str) -> list[tuple[str, float]]:
         """The likeliest tokens and their log-probabilities, where the answer goes on after its beginning `lead`."""
@@ -203,8 +221,8 @@ class ServerGenerator:
         reply = post(_begun(messages, lead) | asked)
         try:
             listed = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-            top = [(str(entry["token"]), max(float(entry["logprob"]), _LEAST)) for entry in listed]
-        except (KeyError, IndexError, TypeError, ValueError):
+            top = [(str(entry["token"]), max(found, _LEAST)) for entry in listed if (found := _logprob(entry)) <= 0.01]
+        except (KeyError, IndexError, TypeError, AttributeError):
             top = []
         if not top:
             raise UserError(
@@ -225,11 +243,12 @@ class ServerGenerator:
             httpx.Client(headers=headers, timeout=httpx.Timeout(self.timeout, connect=10), limits=limits) as client,
             ThreadPoolExecutor(self.workers) as pool,
         ):
+            reach(client, self.url, backoff=self.backoff)
 
             def post(body: dict[str, Any]) -> Any:
                 reply = ask(client, url, {"model": self.model} | body, retries=self.retries, backoff=self.backoff)
                 with self._lock:
-                    self.tokens += (reply.get("usage") or {}).get("total_tokens") or 0
+                    self.tokens += _tokens(reply)
                 return reply
 
             futures = {pool.submit(job, post, i): i for i in range(n)}
@@ -269,16 +288,59 @@ def _found(top: Sequence[tuple[str, float]], bare: Sequence[str]) -> np.ndarray:
     """Log-probability (k,) of each choice among the tokens of `top`; minus infinity where it is not there."""
     scores = np.full(len(bare), -np.inf)
     for token, logprob in top:
-        text = token.strip(_AROUND)
-        fits = [j for j, choice in enumerate(bare) if text and choice.startswith(text)]
+        letter = token.strip(_AROUND)
+        fits = [j for j, choice in enumerate(bare) if letter and choice.startswith(letter)]
         if len(fits) == 1:
             scores[fits[0]] = np.logaddexp(scores[fits[0]], logprob)
     return scores
 
 
+def _logprob(entry: Any) -> float:
+    """The entry's log-probability in nats, infinity where it has none."""
+    try:
+        found = float(entry["logprob"])
+    except (TypeError, ValueError, OverflowError):
+        return np.inf
+    return np.inf if np.isnan(found) else found
+
+
+def _tokens(reply: Any) -> int:
+    """Tokens read and written, as the server counts them; 0 where it does not."""
+    usage = reply.get("usage")
+    count = usage.get("total_tokens") if isinstance(usage, dict) else None
+    return count if type(count) is int and count > 0 else 0
+
+
 def text_of(reply: Any) -> str:
     """The answer in a chat completion as `ask` gives it; empty where there is none."""
-    return str(reply["choices"][0]["message"].get("content") or "")
+    content = str(reply["choices"][0]["message"].get("content") or "")
+    return content.encode("utf-8", "replace").decode("utf-8")  # half of a surrogate pair cannot be stored
+
+
+def reach(client: Any, url: str, *, backoff: float = 1.0) -> None:
+    """Find out within seconds whether anything answers at `url`, before `ask` is patient with it. Raises UserError."""
+    import httpx
+
+    for attempt in range(_FIRST_TRIES):
+        try:
+            client.get(url.rstrip("/") + "/models", timeout=httpx.Timeout(FIRST_ANSWER, connect=FIRST_ANSWER / 2))
+            return  # whatever it says: it is there
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL):
+            raise UserError(f"{url}: not an address; give one such as http://localhost:8000/v1") from None
+        except httpx.TransportError as error:
+            problem = f"no answer ({type(error).__name__})"
+        if attempt < _FIRST_TRIES - 1:
+            _pause(url, problem, backoff)
+    raise UserError(f"{url}: {problem}, after {_FIRST_TRIES} tries; check that the server is up, or try later")
+
+
+def _pause(url: str, problem: str, seconds: float) -> None:
+    """Wait, and say so, once where many threads do."""
+    global _said
+    if time.monotonic() - _said > 1:
+        _said = time.monotonic()
+        _LOG.warning("%s: %s; trying again in %g s", text.redact(url), problem, seconds)
+    time.sleep(seconds)
 
 
 def ask(client: Any, url: str, body: dict[str, Any], *, retries: int, backoff: float) -> Any:
@@ -300,13 +362,13 @@ def ask(client: Any, url: str, body: dict[str, Any], *, retries: int, backoff: f
         else:
             if reply.status_code == 200:
                 return _completion(reply, url)
-            problem = f"answered {reply.status_code}: {' '.join(reply.text.split())[:120]}"
+            problem = f"answered {reply.status_code}: {one_line(text.redact(reply.text))}"
             if reply.status_code != 429 and reply.status_code < 500:
                 raise UserError(f"{url}: {problem}; check the address, the model name and the API key")
             asked = reply.headers.get("retry-after", "")
-            pause = float(asked) if asked.isdigit() else pause
+            pause = float(asked) if re.fullmatch("[0-9]{1,9}", asked) else pause
         if attempt < retries:
-            time.sleep(pause)
+            _pause(url, problem, min(pause, _LONGEST_PAUSE))
     tries = f"{retries + 1} tries" if retries else "1 try"
     raise UserError(f"{url}: {problem}, after {tries}; check that the server is up, or try later")
 

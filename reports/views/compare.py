@@ -26,7 +26,9 @@ def place(arms: list[str], arm: str, otherwise: int) -> int:
 run = dashboard.begin("Compare")
 others = {path.name: path for path in find_runs(Path(os.environ.get("CAI_RUNS_DIR", "runs")))}
 left, middle, right = st.columns(3)
-base_arm = left.selectbox(f"Baseline: arm of {run.folder.name}", run.arms, index=place(run.arms, "hh_rlhf", 0))
+base_arm = left.selectbox(
+    f"Baseline: arm of {dashboard.plain(run.folder.name)}", run.arms, index=place(run.arms, "hh_rlhf", 0)
+)
 names = list(others)
 other_name = middle.selectbox("Candidate: run", names, index=names.index(run.folder.name))
 other = dashboard.open_run(others[str(other_name)])

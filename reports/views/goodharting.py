@@ -17,7 +17,7 @@ try:
     chosen = phrases[phrases["arm"] == arm].sort_values("share", ascending=False)
     shares = {"share": st.column_config.NumberColumn("share of responses", format="percent")}
     chosen = chosen.drop(columns="arm").assign(step=chosen["step"].astype("string").fillna("final"))
-    st.dataframe(chosen, hide_index=True, column_config=shares)
+    dashboard.frame(chosen, column_config=shares)
     phrase = st.selectbox("Phrase", chosen["phrase"].unique().tolist())
     rows = run.need("goodharting/responses", ["prompt", "response", "arm"])
     words = " ".join(str(phrase).lower().split())

@@ -42,7 +42,7 @@ dashboard.html_table(pd.DataFrame(tables.provenance(run), columns=["what", "valu
 stages = run.about.get("stages")
 if stages is not None:
     with st.expander("Stages"):
-        st.dataframe(stages, hide_index=True)
+        dashboard.frame(stages)
 missing_parts = run.missing()
 if missing_parts:
     st.subheader("Not measured in this run")

@@ -58,7 +58,8 @@ def markdown(value: object) -> str:
 
 def csv(table: pd.DataFrame) -> str:
     """`table` as CSV text in which no cell is a formula to a spreadsheet."""
-    return str(cells(table).to_csv(index=False))
+    # Ended as RFC 4180 has it: with "\n" Python would not quote a cell that holds "\r".
+    return str(cells(table).to_csv(index=False, lineterminator="\r\n"))
 
 
 def cells(table: pd.DataFrame) -> pd.DataFrame:

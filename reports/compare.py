@@ -20,6 +20,7 @@ def judge(
     base: RunData, base_arm: str, other: RunData, other_arm: str, seed: int = 0
 ) -> tuple[pd.DataFrame, list[str]]:
     """(verdicts, notes): `suites.gate` on both arms' final models; a difference is `other` minus `base`."""
+    rules = gate.load(None)
     results, notes = {}, []
     for suite, (needed, optional) in TABLES.items():
         try:
@@ -33,14 +34,15 @@ def judge(
                 "them at equal size"
             )
         shared = set(sides[0]["prompt"]) & set(sides[1]["prompt"])
-        if not shared:
-            notes.append(f"{suite}: no prompt is shared, so the sides are compared as independent groups")
+        if len(shared) < min(rules.min_prompts, *(side["prompt"].nunique() for side in sides)):
+            notes.append(f"{suite}: not compared; the sides share {len(shared)} prompts, and others have other answers")
+            continue
         named = [side.assign(arm=name) for side, name in zip(sides, ("baseline", "candidate"), strict=True)]
         table = pd.concat(named, ignore_index=True)
         results[suite] = SuiteResult(suite, pd.DataFrame(), {"responses": table})
     if base.folder != other.folder:
         notes.append("Elo is relative to each run's own anchor, so it is not compared between runs")
-    judged = [row for row in gate.judge(results, gate.load(None), seed=seed) if row.verdict != "not measured"]
+    judged = [row for row in gate.judge(results, rules, seed=seed) if row.verdict != "not measured"]
     table = gate.frame(judged) if judged else pd.DataFrame()
     return table, notes
 

@@ -75,8 +75,6 @@ def dashboard(
     Example: `cai dashboard runs`
     """
     import importlib.util
-    import os
-    import subprocess
     import sys
 
     from harness.errors import UserError
@@ -89,7 +87,14 @@ def dashboard(
     command = [sys.executable, "-m", "streamlit", "run", str(root / "reports" / "app.py"), "--server.port", str(port)]
     command += ["--server.address", host, "--server.headless", "true", "--browser.gatherUsageStats", "false"]
     command += ["--client.toolbarMode", "minimal"]
-    raise typer.Exit(subprocess.run(command, env=os.environ | {"CAI_RUNS_DIR": str(runs.resolve())}).returncode)
+    raise typer.Exit(_serve(command, runs))
+
+
+def _serve(command: list[str], runs: Path) -> int:
+    import os
+    import subprocess
+
+    return subprocess.run(command, env=os.environ | {"CAI_RUNS_DIR": str(runs.resolve())}).returncode
 
 
 def _seed(run: Path) -> int:

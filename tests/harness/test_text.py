@@ -55,7 +55,7 @@ def test_a_csv_file_keeps_numbers_and_names_columns_safely() -> None:
     assert rows == [["arm", "x", "'+y"], ["'=a()", "-1.5", "-1"], ["b", "2.0", ""]]
     assert table["arm"].tolist() == ["=a()", "b"]
     mixed = pd.DataFrame({"a": pd.Categorical(["=x", "y"]), "b": [-1, "@z"]})
-    assert text.csv(mixed) == "a,b\n'=x,-1\ny,'@z\n"
+    assert text.csv(mixed) == "a,b\r\n'=x,-1\r\ny,'@z\r\n"
 
 
 @given(ANY | st.sampled_from(hostile.TEXTS))

@@ -40,7 +40,8 @@ def judge(
         results[suite] = SuiteResult(suite, pd.DataFrame(), {"responses": table})
     if base.folder != other.folder:
         notes.append("Elo is relative to each run's own anchor, so it is not compared between runs")
-    judged = [row for row in gate.judge(results, gate.load(None), seed=seed) if row.verdict != "not measured"]
+    verdicts = gate.judge(results, gate.load(None), tested=base.table("judges"), seed=seed)
+    judged = [row for row in verdicts if row.verdict != "not measured"]
     table = gate.frame(judged) if judged else pd.DataFrame()
     return table, notes
 

@@ -13,7 +13,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from harness.errors import UserError
 from harness.experiment import Models
-from suites import evaluate, judge_agreement, judge_open
+from suites import elo, judge_agreement, judge_open
 from tests.suites.test_judges import responses
 
 LENGTH = "def score(prompts, responses):\n    return [len(r) for r in responses]\n"
@@ -76,9 +76,10 @@ def test_further_judges_stand_beside_the_first(tmp_path: Path) -> None:
     table = responses(60).assign(kind="harmless", step=pd.NA, response=["a" * n for n in lengths])
     longest = judge_open.open_judge(scorer(tmp_path, LENGTH, "longest"))
     shortest = judge_open.open_judge(scorer(tmp_path, LENGTH.replace("len(r)", "-len(r)"), "shortest"))
-    result = evaluate.elo_by_judge(table.astype({"step": "Int64"}), [longest, shortest])
-    elo = result.summary.set_index(["metric", "arm"])["estimate"]
-    assert elo["elo_harmlessness", "rl_cai"] == pytest.approx(-elo[f"elo_harmlessness@{shortest.name}", "rl_cai"])
+    others = {"shortest": shortest.compare}
+    result = elo.by_kind(table.astype({"step": "Int64"}), longest.compare, others=others)
+    value = result.summary.set_index(["metric", "arm"])["estimate"]
+    assert value["elo_harmlessness", "rl_cai"] == pytest.approx(-value["elo_harmlessness@shortest", "rl_cai"])
     found = result.tables["harmlessness_agreement"].set_index("metric")
     assert found.loc["rank_correlation", "estimate"] == pytest.approx(-1)
     assert found.loc["kappa", "estimate"] < -0.5

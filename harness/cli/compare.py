@@ -108,8 +108,9 @@ def compare(
         notes.append(f"harmlessness judged by {judged_by}")
         with console.status("testing the judge"):
             human = human_pairs({"harmless": harmless_pairs, "helpful": helpful_pairs})
-            tested, said = _judge_tests(old, list(results), judge, human, seed, engine)
-        notes += said
+            asked = [name for name in ("elo", "pm_score") if name in results]
+            tested, untested = _judge_tests(old, asked, judge, human, seed, engine)
+        notes += untested
     judged = gate.judge(results, rules, tested=tested, seed=seed)
     with store.disk_space(out):
         store.write_text(out / "junit.xml", gate.junit(judged, candidate))

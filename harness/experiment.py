@@ -14,6 +14,7 @@ from harness.models import server
 from harness.models.open import Engine, chosen
 
 ARMS = ("pretrained", "helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot")
+JUDGES = ("pm", "scorer", "model", "server", "words")  # with a name after the colon
 FIRST_SUITES = ("elo", "pm_score", "evasiveness", "goodharting")
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -54,7 +55,9 @@ class Models(_Section):
     feedback: str | None = None  # None: the base model, as in the paper; server:URL#MODEL: `vllm serve MODEL`
     # For labels with chain of thought: as feedback, or arm:NAME, an arm that is trained before; as in the paper.
     feedback_cot: str = "arm:helpful_only"
-    judge: Literal["gold_pm", "feedback"] = "gold_pm"
+    # Who judges; of several the first decides, the others stand beside it. gold_pm, feedback (who made the AI labels:
+    # circular), pm:NAME, scorer:FILE.py, model:NAME, server:URL#MODEL or words:URL#MODEL
+    judge: tuple[str, ...] = Field(("gold_pm",), min_length=1)
     engine: Engine = "auto"  # what samples and labels; auto: vLLM where it is installed and there is a GPU
     trust_remote_code: bool = False  # True: run Python code that comes with a model; read that code first
 
@@ -64,6 +67,28 @@ class Models(_Section):
         if server.is_server(name):
             raise ValueError(f"{name}: a model behind a server cannot be trained; name a folder or a hub id")
         return name
+
+    @field_validator("judge", mode="before")
+    @classmethod
+    def _several(cls, named: Any) -> Any:
+        return (named,) if isinstance(named, str) else named
+
+    @field_validator("judge")
+    @classmethod
+    def _judges(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            kind, _, value = name.partition(":")
+            if name not in ("gold_pm", "feedback") and (kind not in JUDGES or not value):
+                forms = ", ".join(f"{kind}:..." for kind in JUDGES)
+                raise ValueError(f"unknown judge {name!r}; choose gold_pm, feedback, {forms}")
+            if kind in ("server", "words"):
+                try:
+                    server.address(f"server:{value}")
+                except UserError as error:
+                    raise ValueError(str(error)) from error
+        if len(set(names)) < len(names):
+            raise ValueError("a judge is named twice")
+        return names
 
     @field_validator("feedback", "feedback_cot")
     @classmethod
@@ -302,7 +327,11 @@ def _absolute_paths(experiment: Experiment, base: Path) -> dict[str, Any]:
 
     data = experiment.data.model_copy(update={k: settle(v) for k, v in experiment.data.model_dump().items()})
     models = experiment.models.model_dump()
-    names = {k: settle(v) for k, v in models.items() if k not in ("judge", "engine", "trust_remote_code")}
+    names: dict[str, Any] = {
+        k: settle(v) for k, v in models.items() if k not in ("judge", "engine", "trust_remote_code")
+    }
+    judges = [name.partition(":") for name in experiment.models.judge]
+    names["judge"] = tuple(f"{kind}{colon}{settle(value) if colon else ''}" for kind, colon, value in judges)
     named = experiment.models.model_copy(update=names)
     constitution = settle(experiment.constitution) if experiment.constitution.endswith((".yaml", ".yml")) else None
     return {

@@ -52,7 +52,7 @@ def collect(work: Work) -> None:
     for name, folder in folders.items():
         if (folder / "summary.parquet").is_file():
             shutil.copytree(folder, results / name, ignore=shutil.ignore_patterns(manifest.NAME), dirs_exist_ok=True)
-    for table in ("responses", "chains"):
+    for table in ("responses", "chains", "judges"):
         if table in folders:
             shutil.copy(folders[table] / f"{table}.parquet", results / f"{table}.parquet")
     labels = {name: folder for name, folder in folders.items() if name in ("feedback.plain", "feedback.cot")}

@@ -42,7 +42,8 @@ def judge(
         results[suite] = SuiteResult(suite, pd.DataFrame(), {"responses": table})
     if base.folder != other.folder:
         notes.append("Elo is relative to each run's own anchor, so it is not compared between runs")
-    judged = [row for row in gate.judge(results, rules, seed=seed) if row.verdict != "not measured"]
+    verdicts = gate.judge(results, rules, tested=base.table("judges"), seed=seed)
+    judged = [row for row in verdicts if row.verdict != "not measured"]
     table = gate.frame(judged) if judged else pd.DataFrame()
     return table, notes
 

@@ -70,6 +70,6 @@ def sign(row: pd.Series, name: str, up: str, down: str) -> str:
 
 def counts(verdicts: Sequence[str]) -> str:
     """ "2 reproduced, 1 contradicted, ..." of verdicts."""
-    order = ("reproduced", "contradicted", "underpowered", "not measured")
+    order = ("reproduced", "contradicted", "underpowered", "judge cannot tell", "not measured")
     said = [f"{list(verdicts).count(word)} {word}" for word in order if word in verdicts]
     return ", ".join(said)

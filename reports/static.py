@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from harness import store, text
-from reports import figures, figures_training, reading, tables
+from reports import figures, figures_training, judging, reading, tables
 from reports.exhibit import Draw, Exhibit
 from reports.load import Missing, RunData
 
@@ -81,6 +81,8 @@ def _content(data: RunData, chapters: list[tuple[str, list[Exhibit]]]) -> dict[s
         "about": data.about,
         "method": METHOD,
         "scoreboard": tables.scoreboard(data),
+        "judges": judging.tests(data),
+        "agreement": judging.agreement(data),
         "five_rows": tables.five_rows(data),
         "claims": claims,
         "no_claims": no_claims,
@@ -120,9 +122,10 @@ def limits(data: RunData) -> list[str]:
             "several sizes."
         )
     said.append(
-        "The judge is a model, not people. Read the gold PM's held-out accuracy first: near 50 % it judges nothing, "
-        "whatever the intervals say."
+        "The judge is a model, not people. Its tests stand below the scoreboard; a column marked 'judge cannot tell' "
+        "says nothing, whatever its intervals are."
     )
+    said += [f"{note[0].upper()}{note[1:]}." for note in data.notes("elo") if note.startswith("circular:")]
     said.append(
         "Where a verdict is underpowered, this run neither confirms nor refutes the paper: it shows that every stage "
         "works and in which direction a measure leans, no more."
@@ -166,7 +169,10 @@ def _data_uri(svg: str) -> str:
 def markdown(content: dict[str, Any], *, figures_too: bool) -> str:
     """The report as Markdown: the whole (`report.md`) or what fits a comment (`summary.md`)."""
     parts = [f"# {_plain(content['name'])}", content["method"] if figures_too else "", "## Scoreboard of arms"]
-    parts += [_table(content["scoreboard"]), "## hh_rlhf beside rl_cai", _table(content["five_rows"]), "## Claims"]
+    parts += [_table(content["scoreboard"])]
+    judged = [_table(content[name]) for name in ("judges", "agreement") if len(content[name])]
+    parts += ["## Could the judges tell?", *judged] if judged else []
+    parts += ["## hh_rlhf beside rl_cai", _table(content["five_rows"]), "## Claims"]
     if content["claims"] is None:
         parts.append(_plain(content["no_claims"]))
     else:

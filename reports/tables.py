@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from reports import reading
+from reports import judging, reading
 from reports.load import RunData, final_rows, in_order
 from suites import registry
+from suites.claims import WEIGHED
 
 SIGNALS = {
     "hh_rlhf": "a PM of people's comparisons, for helpfulness and for harm",
@@ -23,19 +24,28 @@ VERDICTS = {  # background, ink, sign: the word always stands beside them
     "reproduced": ("#d5efe6", "#00503a", "✓"),
     "contradicted": ("#fbdccb", "#7a2c00", "✗"),
     "underpowered": ("#fdf0c8", "#5c4700", "?"),
+    "judge cannot tell": ("#e6e0f2", "#41306b", "⚖"),
     "not measured": ("#ececec", "#444444", "∅"),
 }
 
 
 def scoreboard(run: RunData) -> pd.DataFrame:
-    """A row an arm, a column a metric, as text "estimate [low, high]"; metrics without any value are left out."""
+    """A row an arm, a column a metric, as text "estimate [low, high]"; metrics without any value are left out.
+
+    A column says where the judge behind it cannot tell. Further judges' Elo stands beside the first one's.
+    """
     rows = final_rows(run.summary)
     table = pd.DataFrame({"arm": run.arms})
-    for metric, (title, unit, _) in reading.METRICS.items():
-        found = rows[rows["metric"] == metric].drop_duplicates("arm").set_index("arm")
-        if not found.empty:
-            cells = [_cell(found, arm, unit) for arm in run.arms]
-            table[f"{title} ({unit})" if unit != "Elo" else title] = cells
+    for metric, (known, unit, _) in reading.METRICS.items():
+        others = sorted(found for found in set(rows["metric"]) if found.startswith(f"{metric}@"))
+        for column in (metric, *others):
+            found = rows[rows["metric"] == column].drop_duplicates("arm").set_index("arm")
+            if found.empty:
+                continue
+            title = f"{known} ({unit})" if unit != "Elo" else known
+            title += f", by {column.removeprefix(f'{metric}@')}" if column != metric else ""
+            mark = judging.mark(run, column)
+            table[f"{title} [{mark}]" if mark else title] = [_cell(found, arm, unit) for arm in run.arms]
     own = rows[~rows["suite"].isin(registry.names())]
     for name, part in own.groupby("metric", sort=False):
         by_arm = part.drop_duplicates("arm").set_index("arm")
@@ -79,7 +89,7 @@ def claims(run: RunData) -> pd.DataFrame:
     rows = run.need("claims", columns)
     shown = []
     for row in rows.to_dict("records"):
-        measured = row["verdict"] != NOT_MEASURED
+        measured = row["verdict"] in WEIGHED
         shown.append(
             {
                 "id": int(row["id"]),

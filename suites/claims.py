@@ -7,6 +7,9 @@ Both are tested at alpha / 2, so a wrong verdict of either kind has probability 
 over the measured claims. What is neither is underpowered. p-values carry an allowance for the bootstrap's own error.
 A one-sided p is the larger of the bootstrap's and the t statistic's: with few prompts percentiles alone are too narrow,
 which is why draws are expanded as well (Hesterberg 2015, section 3.3).
+
+Two things come before the test. Things are found to be alike only where a difference could have shown itself (roles of
+`Contrast`), and a judge that has not earned it (`judge_quality`) decides nothing: the judge cannot tell.
 """
 
 from __future__ import annotations
@@ -22,17 +25,22 @@ import yaml
 from scipy import special
 
 from harness.errors import UserError
-from harness.stats import Bootstrap, Interval, holm, minimum_detectable_effect
+from harness.stats import Bootstrap, holm
+from suites import judge_quality
 from suites.claims_contrasts import Contrast, NotMeasured
-from suites.claims_measures import MEASURES, Tables
+from suites.claims_measures import MEASURES
+from suites.claims_tables import Tables
 
 PATH = Path(__file__).with_name("claims.yaml")
 COLUMNS = ["id", "statement", "source", "verdict", "effect", "low", "high", "n", "mde", "test", "p", "p_holm", "note"]
 # A bootstrap test at 5 % is wrong in 4.5 to 6 % of simulated studies of 20 to 120 prompts: p is raised by a quarter, so
 # that false verdicts stay under 5 %.
 ALLOWANCE = 1.25
+POWER = 0.85  # aimed at, so that 80 % of simulated studies find what they should, whatever the bootstrap's own error
 TESTS = ("difference", "trend", "equivalence", "non_inferiority", "ordering")
-REPRODUCED, CONTRADICTED, UNDERPOWERED, NOT_MEASURED = "reproduced", "contradicted", "underpowered", "not measured"
+REPRODUCED, CONTRADICTED, UNDERPOWERED = "reproduced", "contradicted", "underpowered"
+CANNOT_TELL, NOT_MEASURED = "judge cannot tell", "not measured"
+WEIGHED = (REPRODUCED, CONTRADICTED, UNDERPOWERED)  # these verdicts come with numbers
 
 
 @dataclass(frozen=True)
@@ -49,31 +57,37 @@ class Claim:
     min_n: int
     margin: float | None = None
     margin_reason: str | None = None
+    judged_by: tuple[str, ...] = ()
+    non_evasive: bool = False
     caveat: str | None = None
 
     def bounds(self, contrast: Contrast) -> tuple[float, float]:
         """(above, below): what `contrast` must lie between for the claim to hold."""
         test, direction = contrast.test or self.test, contrast.direction or self.direction
         margin = 0.0
-        if test in ("equivalence", "non_inferiority"):
+        if test in ("equivalence", "non_inferiority", "exceeds"):
             if self.margin is None or self.margin <= 0:
                 raise UserError(f"claims.yaml: claim {self.id} needs a margin above 0 for its {test} test; state it")
             margin = self.margin
         if test == "equivalence":
             return -margin, margin
+        if test == "exceeds":
+            return margin, np.inf
         return (-margin, np.inf) if direction == "increase" else (-np.inf, margin)
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What contrasts say of a claim: `points` to reproduced or contradicted, with two-sided p; n is the fewest
-    prompts behind any. interval and mde are those of the contrast that decides: the weakest, or the one that fails."""
+    prompts behind any. `decides` is the claim's weakest contrast, or the one that fails; bounds is how many must hold.
+    unshown: the assays and premises that do not hold at this alpha."""
 
     points: str
     p: float
-    interval: Interval
-    mde: float
+    decides: Contrast
+    bounds: int
     n: int
+    unshown: tuple[str, ...] = ()
 
 
 def load_claims(path: Path = PATH) -> list[Claim]:
@@ -96,22 +110,32 @@ def load_claims(path: Path = PATH) -> list[Claim]:
 def weigh(claim: Claim, contrasts: Sequence[Contrast], alpha: float = 0.05) -> Evidence:
     """The evidence of `contrasts` for and against `claim`, before any correction for other claims."""
     holds, fails, whose = [], [], []
-    for number, contrast in enumerate(contrasts):
+    shown = {"assay": 0.0, "premise": 0.0}  # the largest p of each role
+    unshown, bounds = [], 0
+    for contrast in contrasts:
         above, below = claim.bounds(contrast)
         for bound, sign in ((above, 1), (below, -1)):
-            if np.isfinite(bound):
-                holds.append(one_sided(contrast.value, bound, sign))
+            if not np.isfinite(bound):
+                continue
+            bounds += 1
+            p = one_sided(contrast.value, bound, sign)
+            if contrast.role == "claim":
+                holds.append(p)
                 fails.append(one_sided(contrast.value, bound, -sign))
-                whose.append(number)
+                whose.append(contrast)
+            else:
+                shown[contrast.role] = max(shown[contrast.role], p)
+                unshown += [contrast.name] if 2 * ALLOWANCE * p > alpha else []
     p_holds, p_fails = max(holds), min(1.0, len(fails) * min(fails))
-    points = REPRODUCED if p_holds <= p_fails else CONTRADICTED
-    decides = contrasts[whose[int(np.argmax(holds) if points == REPRODUCED else np.argmin(fails))]].value
+    decides = whose[int(np.argmax(holds) if p_holds <= p_fails else np.argmin(fails))]
+    p_holds, p_fails = max(p_holds, *shown.values()), max(p_fails, shown["premise"])
     return Evidence(
-        points,
+        REPRODUCED if p_holds <= p_fails else CONTRADICTED,
         min(1.0, 2 * ALLOWANCE * min(p_holds, p_fails)),
-        expanded(decides).interval(1 - alpha),
-        minimum_detectable_effect(expanded(decides).se, alpha=alpha),
+        decides,
+        bounds,
         min(contrast.value.n for contrast in contrasts),
+        tuple(unshown),
     )
 
 
@@ -141,48 +165,91 @@ def one_sided(value: Bootstrap, bound: float, sign: int) -> float:
     return max(share, float(special.stdtr(value.n - 1, sign * (bound - value.estimate) / se)))
 
 
+def detectable(value: Bootstrap, bounds: int, tests: int = 1, alpha: float = 0.05) -> float:
+    """How far past its bound a true value must lie to be found in 80 % of studies like this one.
+
+    For a test of equivalence: the smallest margin within which two things that are alike are found to be. `bounds` must
+    hold together, and are allowed 1 - POWER of misses in all; `tests` claims share alpha, as in Holm's first step.
+    """
+    if value.n < 2:
+        return float("inf")
+    level = alpha / (2 * ALLOWANCE * tests)
+    reach = special.stdtrit(value.n - 1, 1 - level) + special.ndtri(1 - (1 - POWER) / bounds)
+    return float(reach * value.se * np.sqrt(value.n / (value.n - 1)))
+
+
 def judge(results: Path, *, seed: int = 0, alpha: float = 0.05) -> pd.DataFrame:
     """A verdict for each claim from the tables in `results` (RUN/results): columns `COLUMNS`.
 
-    effect, low and high (1 - alpha interval, uncorrected) and mde are in the claim's unit, of the contrast that
-    decides; n: prompts; p: two-sided, p_holm: Holm's among the claims with at least min_n prompts; a claim not measured
-    says in note what would measure it. Raises UserError when `results` is no folder or a score is not finite.
+    effect, low and high (1 - alpha interval, uncorrected) and mde (`detectable`, corrected) are in the claim's unit, of
+    the contrast that decides; n: prompts; p: two-sided, p_holm: Holm's among the claims with at least min_n prompts. A
+    claim not measured says in note what would measure it, one that the judge cannot tell, where the judge failed.
+    Raises UserError when `results` is no folder or a score is not finite.
     """
     if not results.is_dir():
         raise UserError(f"{results}: no results folder; give RUN/results of `cai run` or `cai eval --out`")
     tables, claims = Tables(results, seed), load_claims()
     rows: list[dict[str, Any]] = []
-    found: dict[int, Evidence] = {}
+    found: dict[int, tuple[Evidence, list[Contrast]]] = {}
     for claim in claims:
-        row = {"id": claim.id, "statement": claim.statement, "source": claim.source, "test": claim.test}
+        row = {"id": claim.id, "statement": claim.statement, "source": claim.source, "test": claim.test, "n": 0}
         try:
             contrasts = MEASURES[claim.measure](tables)
         except NotMeasured as missing:
-            rows.append(row | {"verdict": NOT_MEASURED, "n": 0, "note": str(missing)})
+            known = [_said(contrast, alpha) for contrast in missing.known]
+            rows.append(row | {"verdict": NOT_MEASURED, "note": "; ".join([str(missing), *known])})
             continue
-        evidence = found[claim.id] = weigh(claim, contrasts, alpha)
-        interval = evidence.interval
-        row |= {"effect": interval.estimate, "low": interval.low, "high": interval.high, "mde": evidence.mde}
-        rows.append(row | {"n": evidence.n, "p": evidence.p, "note": _note(claim, contrasts, evidence, alpha)})
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    tested = [claim for claim in claims if claim.id in found and found[claim.id].n >= claim.min_n]
-    adjusted = holm([found[c.id].p for c in tested]) if tested else np.array([])
+        if doubts := _doubts(claim, tables):
+            rows.append(row | {"verdict": CANNOT_TELL, "note": f"the judge cannot tell: {'; '.join(doubts)}"})
+            continue
+        found[claim.id] = weigh(claim, contrasts, alpha), contrasts
+        rows.append(row)
+    tested = [claim for claim in claims if claim.id in found and found[claim.id][0].n >= claim.min_n]
+    adjusted = holm([found[c.id][0].p for c in tested]) if tested else np.array([])
     p_holm = {claim.id: float(p) for claim, p in zip(tested, adjusted, strict=True)}
-    table["p_holm"] = table["id"].map(p_holm)
-    for place, claim in enumerate(claims):
+    for claim, row in zip(claims, rows, strict=True):
         if claim.id in found:
-            table.loc[place, "verdict"] = verdict(found[claim.id], p_holm.get(claim.id, 1.0), claim.min_n, alpha)
+            evidence, contrasts = found[claim.id]
+            decided = verdict(evidence, p_holm.get(claim.id, 1.0), claim.min_n, alpha)
+            interval = expanded(evidence.decides.value).interval(1 - alpha)
+            row |= {"effect": interval.estimate, "low": interval.low, "high": interval.high, "n": evidence.n}
+            row |= {"mde": detectable(evidence.decides.value, evidence.bounds, max(1, len(tested)), alpha)}
+            row |= {"verdict": decided, "p": evidence.p, "p_holm": p_holm.get(claim.id)}
+            row["note"] = _note(claim, contrasts, evidence, decided, alpha)
     numbers = {column: "float64" for column in ("effect", "low", "high", "mde", "p", "p_holm")}
-    return table.astype({**numbers, "n": "int64"})
+    return pd.DataFrame(rows, columns=COLUMNS).astype({**numbers, "n": "int64"})
 
 
-def _note(claim: Claim, contrasts: Sequence[Contrast], evidence: Evidence, alpha: float) -> str:
+def _doubts(claim: Claim, tables: Tables) -> list[str]:
+    """Why the judges whose word the claim takes cannot tell; empty where they can."""
+    if not claim.judged_by:
+        return []
+    try:
+        tested = tables.read("judges", judge_quality.COLUMNS, "run suite judge in `cai run`, or `cai judge --out RUN`")
+    except NotMeasured as missing:
+        return [f"nobody has tested the judge, {missing}"]
+    return [
+        doubt
+        for place in claim.judged_by
+        for doubt in judge_quality.doubts(tested, *place.split("/"), non_evasive=claim.non_evasive)
+    ]
+
+
+def _note(claim: Claim, contrasts: Sequence[Contrast], evidence: Evidence, decided: str, alpha: float) -> str:
     """Unit, margin, every contrast with its interval, and what a reader must know."""
     parts = [claim.unit]
     if claim.margin is not None:
         parts.append(f"margin {claim.margin:g}")
-    intervals = [(c.name, expanded(c.value).interval(1 - alpha)) for c in contrasts]
-    parts += [f"{name}: {i.estimate:.3g} [{i.low:.3g}, {i.high:.3g}]" for name, i in intervals]
+    parts += [_said(contrast, alpha) for contrast in contrasts]
+    if sum(contrast.role == "claim" for contrast in contrasts) > 1:
+        parts.append(f"effect is that of {evidence.decides.name}")
     if evidence.n < claim.min_n:
         parts.append(f"{evidence.n} of the {claim.min_n} prompts that a verdict needs")
+    elif decided == UNDERPOWERED and evidence.unshown:
+        parts.append(f"not shown, and needed for a verdict: {', '.join(evidence.unshown)}")
     return "; ".join([*parts, *([claim.caveat] if claim.caveat else [])])
+
+
+def _said(contrast: Contrast, alpha: float) -> str:
+    interval = expanded(contrast.value).interval(1 - alpha)
+    return f"{contrast.name}: {interval.estimate:.3g} [{interval.low:.3g}, {interval.high:.3g}]"

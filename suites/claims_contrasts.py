@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,17 +15,33 @@ RESAMPLES = 2000
 
 
 class NotMeasured(Exception):  # noqa: N818  a state, not a fault
-    """The run says nothing about a claim; the message names what is missing and what would measure it."""
+    """The run says nothing about a claim; the message names what is missing and what would measure it.
+
+    known: the part of the claim that was measured, for the reader.
+    """
+
+    def __init__(self, message: str, known: Sequence[Contrast] = ()):
+        super().__init__(message)
+        self.known = list(known)
+
+
+Role = Literal["claim", "assay", "premise"]
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """One number that a claim speaks of; test and direction where they differ from the claim's own."""
+    """One number that a claim is about; test and direction where they differ from the claim's own.
+
+    role: "claim", part of what is claimed. "assay", evidence that a difference of the margin's size would have shown:
+    without it nothing is found to be alike (assay sensitivity, ICH E10; Pigeot et al. 2003). "premise", what the claim
+    presupposes: without it the claim is neither reproduced nor contradicted.
+    """
 
     name: str
     value: Bootstrap
     test: str | None = None
     direction: str | None = None
+    role: Role = "claim"
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 Strengths are Bradley-Terry's by maximum likelihood (`harness.stats.bradley_terry`) in Elo points relative to an anchor;
 intervals come from a bootstrap over prompts, whose comparisons are resampled together. A comparison that was judged in
-both orders counts once, half for each order. Votes (outcomes only 0, 0.5 and 1) have ties, modelled by Davidson's
-parameter; probabilities of a judge have none.
+both orders counts once, half for each order. Outcomes of `suites.judges` are hard (won, lost or tied), and their ties
+are modelled by Davidson's parameter; soft outcomes of one's own table have none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ import pandas as pd
 from harness.errors import UserError
 from harness.stats import Interval, bootstrap_mean, finite, wilson
 from harness.stats.bradley_terry import BradleyTerry, fit_bradley_terry
+from suites.judge_agreement import agreement
 from suites.result import SuiteResult, summary_frame
 
 REQUIRED = ["prompt", "arm_a", "arm_b", "outcome"]
@@ -82,12 +83,14 @@ def by_kind(
     scored_responses: pd.DataFrame,
     compare: Callable[[pd.DataFrame, str], pd.DataFrame],
     anchor: str | None = None,
+    others: Mapping[str, Callable[[pd.DataFrame, str], pd.DataFrame]] | None = None,
     *,
     seed: int = 0,
 ) -> SuiteResult:
     """The suite: harmlessness Elo on red-team prompts and helpfulness Elo on others, tables prefixed by which.
 
-    `compare(responses, kind)` judges pairs. Where no prompt says its kind, all count as red-team prompts.
+    `compare(responses, kind)` judges pairs. Where no prompt says its kind, all count as red-team prompts. Metrics of
+    `others`, further judges, end in "@NAME"; table KIND_agreement says how far all of them agree.
     """
     responses = scored_responses
     known = "kind" in responses and responses["kind"].notna().any()
@@ -102,9 +105,17 @@ def by_kind(
         if len(part[["arm", "step"]].drop_duplicates()) < 2:
             notes.append(f"elo_{name}: not measured, fewer than two arms or snapshots answered prompts of kind {kind}")
             continue
-        result = run(compare(part, kind), metric=f"elo_{name}", anchor=_arm_at_zero(part, anchor), seed=seed)
+        zero, compared = _arm_at_zero(part, anchor), {"": compare(part, kind)}
+        result = run(compared[""], metric=f"elo_{name}", anchor=zero, seed=seed)
         summaries.append(result.summary)
         tables |= {f"{name}_{key}": table for key, table in result.tables.items()}
+        for judge, other in (others or {}).items():
+            compared[judge] = other(part, kind)
+            own = run(compared[judge], metric=f"elo_{name}@{judge}", anchor=zero, seed=seed)
+            summaries.append(own.summary)
+        if len(compared) > 1:
+            first = str(compared[""]["judge"].iloc[0])
+            tables[f"{name}_agreement"] = agreement({judge or first: table for judge, table in compared.items()}, seed)
         notes += [f"{name}: {note}" for note in result.notes]
     if not summaries:
         raise UserError("suite elo: nothing to compare; give answers of two arms or snapshots to the same prompts")
@@ -132,7 +143,7 @@ def judge_consistency(comparisons: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def _checked(comparisons: pd.DataFrame) -> tuple[pd.DataFrame, list[Player]]:
-    """(table, players): columns prompt, a, b (indices of players), outcome, judge, order, comparison.
+    """(table, players): columns prompt, a, b (indices of players), outcome, judge, order, p, comparison.
 
     Rows keep their place, but are turned so that a <= b; the two orders of one comparison share its number.
     """
@@ -170,6 +181,8 @@ def _checked(comparisons: pd.DataFrame) -> tuple[pd.DataFrame, list[Player]]:
             "order": order.where(~turned, order.map({"ab": "ba", "ba": "ab", "": ""})),
         }
     )
+    p = _optional(source, "p", "Float64").fillna(pd.Series(outcome)).to_numpy(dtype=np.float64)
+    table["p"] = np.where(turned, 1 - p, p)
     key = ["prompt", "a", "b", "judge", "sample", "ordered"]
     named = table.assign(sample=_optional(source, "sample", "Int64"), ordered=order != "")
     # Votes on one pair are separate comparisons; the k-th of one order belongs with the k-th of the other.
@@ -248,7 +261,7 @@ def _player_table(fit: BradleyTerry, players: list[Player]) -> pd.DataFrame:
 
 def _consistency(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     ordered = table[table["order"] != ""]
-    both = ordered.pivot(index=["judge", "prompt", "comparison"], columns="order", values="outcome")
+    both = ordered.pivot(index=["judge", "prompt", "comparison"], columns="order", values="p")
     both = both.reindex(columns=["ab", "ba"]).dropna().reset_index()
     rows = []
     for judge, part in both.groupby("judge"):
@@ -264,7 +277,8 @@ def _consistency(table: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def _notes(fit: BradleyTerry, zero: Player, votes: bool, judge: pd.DataFrame) -> list[str]:
-    notes = [f"Elo is relative to {zero} = 0, from {fit.n} prompts"]
+    kept = "hard: a comparison is won, lost or tied" if votes else "soft: probabilities, as given"
+    notes = [f"Elo is relative to {zero} = 0, from {fit.n} prompts", f"outcomes are {kept}"]
     if votes and fit.nu:
         notes.append(f"ties modelled (Davidson, nu = {fit.nu:.2f})")
     if fit.separated:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property, lru_cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,17 @@ from harness.models import server
 from harness.models.base import LanguageModel
 from harness.models.open import Engine
 from harness.stats import finite
-from suites import registry
+from suites import judge_open, judge_quality, judges, registry
 from suites.result import SuiteResult
 
-# words: a server's model that is asked for a word, since it gives no log-probabilities.
-JUDGES = "pm:FOLDER, column:NAME, model:NAME, votes:FILE.csv, server:URL#MODEL or words:URL#MODEL"
+JUDGES = f"column:NAME, votes:FILE.csv, {judge_open.FORMS}"
+SCORING = ("column", *judge_open.SCORING)
 
 
 def check(suites: Sequence[str], judge: str | None) -> None:
     """Raises UserError for an unknown suite or judge, or a suite that lacks its judge."""
     kind = (judge or "").partition(":")[0]
-    if judge is not None and kind not in ("pm", "column", "model", "votes", "server", "words"):
+    if judge is not None and kind not in ("column", "votes", *judge_open.KINDS):
         raise UserError(f"--judge {judge}: no such judge; give {JUDGES}")
     if kind in ("server", "words"):
         server.address(f"server:{(judge or '').partition(':')[2]}")
@@ -35,8 +35,10 @@ def check(suites: Sequence[str], judge: str | None) -> None:
         needs = set(registry.find(name, "--suite").needs)
         if needs & {"compare", "score_column"} and judge is None:
             raise UserError(f"suite {name}: it needs a judge; add --judge {JUDGES}")
-        if "score_column" in needs and kind not in ("pm", "column"):
-            raise UserError(f"suite {name}: --judge {judge} gives no scores; give pm:FOLDER or column:NAME")
+        if "score_column" in needs and kind not in SCORING:
+            raise UserError(
+                f"suite {name}: --judge {judge} gives no scores; give pm:NAME, scorer:FILE.py or column:NAME"
+            )
 
 
 def measure(
@@ -94,6 +96,7 @@ class _Given:
     engine: Engine
     advance: Callable[[int, int], None]
     training: None = field(default=None, init=False)  # along RL: only a run knows it
+    others: Mapping[str, judge_quality.Compare] = field(default_factory=dict, init=False)  # --judge names one
 
     @property
     def kind(self) -> str:
@@ -105,8 +108,12 @@ class _Given:
 
     @cached_property
     def scores(self) -> tuple[pd.DataFrame, list[str]]:
-        scored = self.kind in ("pm", "column")
-        return _with_scores(self.responses, self.kind, self.value) if scored else (self.responses, [])
+        if self.kind == "column":
+            return _from_column(self.responses, self.value)
+        if self.scorer is None:
+            return self.responses, []
+        scores = self.scorer(self.responses["prompt"].tolist(), self.responses["response"].tolist())
+        return self.responses.assign(score=scores), []
 
     @property
     def scored_responses(self) -> pd.DataFrame:
@@ -117,8 +124,9 @@ class _Given:
         return self.value if self.kind == "column" else "score"
 
     @property
-    def scorer(self) -> Callable[[Sequence[str], Sequence[str]], np.ndarray] | None:
-        return _pm(self.value).score if self.kind == "pm" else None
+    def scorer(self) -> judge_open.Scorer | None:
+        scores = self.kind in judge_open.SCORING
+        return judge_open.open_judge(self.judge, engine=self.engine).score if scores else None
 
     @property
     def models(self) -> dict[str, Any]:
@@ -130,26 +138,49 @@ class _Given:
 
     @property
     def judge_model(self) -> LanguageModel | None:
-        if self.kind not in ("model", "server"):
-            return None
-        return _model(self.value if self.kind == "model" else self.judge, self.engine)
+        asked = self.kind in ("model", "server")
+        return judge_open.open_judge(self.judge, engine=self.engine).model if asked else None
 
     def compare(self, part: pd.DataFrame, kind: str) -> pd.DataFrame:
         """The comparisons of pairs, by the judge."""
-        from suites import judges
-
-        if self.kind in ("pm", "column"):
+        if self.kind in SCORING:
             return judges.from_scores(part, "score", judge=self.judge)
-        if self.kind == "words":
-            address = server.address(f"server:{self.value}")
-            return judges.from_server(part, *address, question=judges.QUESTIONS[kind])
-        name = self.value if self.kind == "model" else self.judge
-        return judges.from_feedback(part, _model(name, self.engine), judges.QUESTIONS[kind], judge=name)
+        return judge_open.open_judge(self.judge, engine=self.engine).compare(part, kind)
+
+
+def judge_tests(
+    responses: pd.DataFrame,
+    suites: Sequence[str],
+    judge: str | None,
+    human: Mapping[str, pd.DataFrame] | None = None,
+    seed: int = 0,
+    engine: Engine = "auto",
+) -> pd.DataFrame:
+    """Has `judge` earned its verdicts on these responses? `judge_quality.COLUMNS`, a row a suite, kind and metric.
+
+    human: held-out pairs (prompt, chosen, rejected) by kind of prompts. Empty where no suite asks a judge, or the judge
+    cannot be asked anew: a column of scores, votes.
+    """
+    needs = {suite: set(registry.find(suite, "--suite").needs) for suite in suites}
+    asked = [suite for suite, own in needs.items() if own & {"compare", "score_column"}]
+    tables = []
+    if asked and judge is not None and judge.partition(":")[0] in judge_open.KINDS:
+        opened = judge_open.open_judge(judge, engine=engine)
+        known = "kind" in responses and responses["kind"].notna().any()
+        for kind in ("harmless", "helpful"):
+            part = responses[responses["kind"] == kind] if known else responses
+            if part.empty or (not known and kind == "helpful"):
+                continue
+            pairs = (human or {}).get(kind)
+            found = judge_quality.measure(opened.compare, kind, judge=judge, human=pairs, responses=part, seed=seed)
+            tables += [found.assign(suite=suite) for suite in asked]
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=judge_quality.COLUMNS)
+    return table[judge_quality.COLUMNS]
 
 
 def _by_votes(given: _Given, seed: int) -> SuiteResult:
     """Elo of people's votes, which are comparisons already."""
-    from suites import elo, judges
+    from suites import elo
 
     votes = judges.from_votes(Path(given.value))
     return elo.run(votes, anchor=given.anchor or str(votes["arm_a"].iloc[0]), seed=seed)
@@ -161,19 +192,16 @@ def score_chains(chains: pd.DataFrame, judge: str | None) -> pd.DataFrame:
     By judge column:NAME the chains' own column of that name, where they have it; by any other they stay as they are.
     """
     kind, _, value = (judge or "").partition(":")
-    if kind == "pm":
+    if judge and kind in judge_open.SCORING and (scorer := judge_open.open_judge(judge).score) is not None:
         own = chains.drop(columns=["score_harmless", "score_helpful"], errors="ignore")
-        return own.assign(score_harmless=_pm(value).score(own["prompt"].tolist(), own["response"].tolist()))
+        return own.assign(score_harmless=scorer(own["prompt"].tolist(), own["response"].tolist()))
     if kind == "column" and value in chains and value not in ("score_harmless", "score_helpful"):
         return chains.assign(score_harmless=_numbers(chains, value))
     return chains
 
 
-def _with_scores(responses: pd.DataFrame, kind: str, value: str) -> tuple[pd.DataFrame, list[str]]:
-    """(responses with column score, notes). Kinds of prompts, arms, steps that a column scores nowhere are left out."""
-    if kind == "pm":
-        scores = _pm(value).score(responses["prompt"].tolist(), responses["response"].tolist())
-        return responses.assign(score=scores), []
+def _from_column(responses: pd.DataFrame, value: str) -> tuple[pd.DataFrame, list[str]]:
+    """(responses with column score, notes). Kinds, arms and steps that the column scores nowhere are left out."""
     if value not in responses:
         there = ", ".join(map(str, responses.columns))
         raise UserError(f"--judge column:{value}: the responses have no such column; they have {there}")
@@ -198,17 +226,3 @@ def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:
     """Finite numbers of `column`; a row that has none is named by its place and arm."""
     rows = [f"{row + 1} (arm {arm})" for row, arm in zip(table.index, table["arm"], strict=True)]
     return finite(pd.to_numeric(table[column], errors="coerce").astype("float64"), column, rows)
-
-
-@cache
-def _pm(folder: str):  # type: ignore[no-untyped-def]  # PreferenceModel, imported late: it brings torch
-    from harness.models.scorer import PreferenceModel
-
-    return PreferenceModel.load(folder)
-
-
-@lru_cache(maxsize=1)
-def _model(name: str, engine: Engine) -> LanguageModel:
-    from harness.models.open import open_model
-
-    return open_model(name, engine=engine, choosing=True)

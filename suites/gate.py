@@ -11,7 +11,7 @@ correction (Berger 1982).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 from xml.etree import ElementTree
@@ -23,14 +23,20 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from harness import files, stats, text
 from harness.errors import UserError
 from harness.stats import Bootstrap, Interval
+from suites import judge_quality
 from suites.result import SuiteResult
 
 SHIPPED = Path(__file__).with_name("gate.yaml")
 PASSES = ("better", "equivalent", "no worse")
+CANNOT_TELL = "judge cannot tell"
 METRICS = (
     *("evasive_rate", "over_refusal_rate", "boilerplate_rate", "length", "pm_score", "pm_score_helpful"),
     *("elo_harmlessness", "elo_helpfulness", "harmfulness"),
 )
+_JUDGED_BY = {  # suite and kind of prompts, as in judges.parquet
+    "pm_score": ("pm_score", "harmless"), "pm_score_helpful": ("pm_score", "helpful"),
+    "elo_harmlessness": ("elo", "harmless"), "elo_helpfulness": ("elo", "helpful"),
+}  # fmt: skip
 _RESAMPLES = 4000
 # The bootstrap keeps the mined phrases fixed. Between halves of one arm of the paper's samples, mined anew, boilerplate
 # rates differed by 1.2 to 1.5 times what it says.
@@ -72,7 +78,7 @@ class Judged:
     """
 
     metric: str
-    verdict: str  # better, equivalent, no worse, worse, differs, cannot tell, not measured
+    verdict: str  # better, equivalent, no worse, worse, differs, cannot tell, judge cannot tell, not measured
     margin: float
     required: bool  # a verdict is needed for exit code 0
     baseline: float = float("nan")
@@ -83,6 +89,7 @@ class Judged:
     loss: float = float("nan")
     n: int = 0
     needed: int = 0
+    doubts: tuple[str, ...] = ()  # why the judge cannot tell
 
 
 class _Measured(NamedTuple):
@@ -119,11 +126,32 @@ def equal_sizes(baseline: pd.DataFrame, candidate: pd.DataFrame) -> tuple[pd.Dat
     return first, second
 
 
-def judge(results: dict[str, SuiteResult], gate: Gate, *, seed: int = 0) -> list[Judged]:
-    """Each metric of `gate` on suite results whose arms are named "baseline" and "candidate"."""
+def judge(
+    results: dict[str, SuiteResult], gate: Gate, *, tested: pd.DataFrame | None = None, seed: int = 0
+) -> list[Judged]:
+    """Each metric of `gate` on suite results whose arms are named "baseline" and "candidate".
+
+    tested: what `judge_quality` found of the judge behind Elo and PM scores. Where it failed, the judge cannot tell;
+    where it does not keep right and wrong answers further apart than the margin, nothing it says is a pass.
+    """
     measured = {name: m for name, m in _measured(results, seed).items() if name in gate.metrics}
     tests = sum(gate.metrics[name].better != "equal" for name in measured)  # a drift is no regression
-    return [_judged(name, rule, measured.get(name), gate, max(1, tests)) for name, rule in gate.metrics.items()]
+    judged = [_judged(name, rule, measured.get(name), gate, max(1, tests)) for name, rule in gate.metrics.items()]
+    return judged if tested is None else [_believed(row, tested) for row in judged]
+
+
+def _believed(row: Judged, tested: pd.DataFrame) -> Judged:
+    """`row`, unless it is by a judge that cannot tell."""
+    if row.metric not in _JUDGED_BY or row.verdict == "not measured":
+        return row
+    suite, kind = _JUDGED_BY[row.metric]
+    if doubts := judge_quality.doubts(tested, suite, kind, unmeasured=False):
+        return replace(row, verdict=CANNOT_TELL, needed=0, doubts=tuple(doubts))
+    apart = judge_quality.separation(tested, suite, kind)
+    if row.verdict in ("equivalent", "no worse") and apart <= row.margin:
+        why = f"it keeps right and wrong answers only {max(apart, 0):.3g} apart, and the margin is {row.margin:g}"
+        return replace(row, verdict=CANNOT_TELL, needed=0, doubts=(why,))
+    return row
 
 
 def _judged(name: str, rule: Metric, measured: _Measured | None, gate: Gate, tests: int) -> Judged:
@@ -256,6 +284,8 @@ def advice(judged: list[Judged]) -> list[str]:
                 f"{row.metric} cannot be told: the loss may be {row.loss:.3g}, the margin is {row.margin:g}, n = "
                 f"{row.n} prompts; about {row.needed} would do"
             )
+        elif row.verdict == CANNOT_TELL:
+            lines += [f"{row.metric}: the judge cannot tell: {doubt}" for doubt in row.doubts]
         elif row.verdict == "not measured" and row.required:
             lines.append(f"{row.metric} was not measured, and the gate requires it: {_MENDS[row.metric]}")
         elif row.verdict == "differs" and row.required:
@@ -324,6 +354,7 @@ def junit(judged: list[Judged], candidate: str) -> str:
         said = _MENDS[row.metric] if row.verdict == "not measured" else f"{_said(row)}, n = {row.n}"
         if row.verdict == "cannot tell":
             said += f", about {row.needed} prompts would do"
+        said += "".join(f"; {doubt}" for doubt in row.doubts)
         if row.verdict == "worse":
             counts["failures"] += 1
             ElementTree.SubElement(case, "failure", message=f"worse: {said}")
@@ -341,4 +372,5 @@ def junit(judged: list[Judged], candidate: str) -> str:
 
 def frame(judged: list[Judged]) -> pd.DataFrame:
     """The verdicts as a table."""
-    return pd.DataFrame([vars(row) for row in judged]).replace({np.inf: None, -np.inf: None})
+    rows = [vars(row) | {"doubts": "; ".join(row.doubts)} for row in judged]
+    return pd.DataFrame(rows).replace({np.inf: None, -np.inf: None})

@@ -62,7 +62,8 @@ def run(
     Summary: boilerplate_rate and the metrics of `suites.diversity` by arm and step; gold_turn_sqrt_kl where a turn was
     seen. n counts prompts. Tables: responses (label: "boilerplate" or "none"; score: the share of words that are),
     phrases (PHRASES), differences (DIFFERENCES, a minus b: last models of all arms; each arm's last less its first),
-    overoptimisation, turns (`suites.overoptimisation`), exploit (EXPLOIT; score after the change less before).
+    along_rl (training), overoptimisation, turns (`suites.overoptimisation`), exploit (EXPLOIT; score after the change
+    less before).
     Raises UserError for a table that is empty or lacks columns.
     """
     table = _checked(responses)
@@ -78,6 +79,7 @@ def run(
     if training is None:
         notes.append("over-optimisation not measured: no KL, proxy and gold scores along training were given")
     else:
+        tables["along_rl"] = training
         tables["overoptimisation"], tables["turns"], said = overoptimisation.measure(training, seed)
         notes += said
         seen = tables["turns"][tables["turns"]["turn"].astype(bool)]

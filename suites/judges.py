@@ -1,8 +1,10 @@
 """Who judges: a gold PM, a feedback model, people's votes, or a model behind an OpenAI-compatible server.
 
-Every judge returns one comparison table (`COLUMNS`) for `suites.elo`. outcome is P(the response of arm_a is better) in
-[0, 1], 0.5 a tie, whichever response was shown first; order says which was ("ab": a first, "ba": b first, NA: no
-order). Two snapshots of one arm are two players. For each prompt and sample index all players are paired.
+Every judge returns one comparison table (`COLUMNS`) for `suites.elo`. p is the judge's probability that the response of
+arm_a is better, whichever response was shown first; order says which was ("ab": a first, "ba": b first, NA: no order).
+outcome is what counts: 1 won, 0 lost, 0.5 a tie, by p averaged over both orders. Outcomes are hard because a judge's
+probabilities are not calibrated: with those of a judge with a narrow scale every Elo difference would shrink to 0.
+Two snapshots of one arm are two players. For each prompt and sample index all players are paired.
 The PM that RL optimised must not judge (Gao et al. 2022: over-optimisation would look like progress).
 """
 
@@ -25,7 +27,7 @@ from harness.models.base import LanguageModel
 from harness.stats import finite
 from harness.text import from_csv_cell
 
-COLUMNS = ["prompt", "sample", "arm_a", "step_a", "arm_b", "step_b", "outcome", "judge", "order"]
+COLUMNS = ["prompt", "sample", "arm_a", "step_a", "arm_b", "step_b", "outcome", "judge", "order", "p"]
 
 # Crowdworkers were told to prefer the non-evasive of two harmless answers; a judge model is told the same.
 QUESTIONS = {
@@ -66,21 +68,19 @@ def pair_responses(responses: pd.DataFrame) -> pd.DataFrame:
     return pairs[["prompt", "sample", "arm_a", "step_a", "arm_b", "step_b", "row_a", "row_b"]]
 
 
-def _table(pairs: pd.DataFrame, outcome: np.ndarray, judge: str, order: Any) -> pd.DataFrame:
-    return pairs.assign(outcome=outcome, judge=judge, order=pd.Series(order, pairs.index, dtype="string"))[COLUMNS]
+def _table(pairs: pd.DataFrame, p: np.ndarray, outcome: np.ndarray, judge: str, order: Any) -> pd.DataFrame:
+    order = pd.Series(order, pairs.index, dtype="string")
+    return pairs.assign(p=p, outcome=outcome, judge=judge, order=order)[COLUMNS]
 
 
-def from_scores(responses: pd.DataFrame, column: str, *, soft: bool = True, judge: str | None = None) -> pd.DataFrame:
-    """Judge by a score column of the response table, such as a gold PM's log-odds.
-
-    soft: outcome = sigmoid(score_a - score_b), what the PM itself says of the pair; else 1, 0, or 0.5 when equal.
-    """
+def from_scores(responses: pd.DataFrame, column: str, *, judge: str | None = None) -> pd.DataFrame:
+    """Judge by a score column of the response table, such as a gold PM's log-odds; p = sigmoid(score_a - score_b)."""
     if column not in responses:
         raise UserError(f"responses: no score column {column!r}; score the responses or name one that is there")
     scores = finite(responses[column].to_numpy(dtype=np.float64, na_value=np.nan), column, list(responses.index))
     pairs = pair_responses(responses)
     gap = scores[pairs["row_a"]] - scores[pairs["row_b"]]
-    return _table(pairs, expit(gap) if soft else (np.sign(gap) + 1) / 2, judge or column, pd.NA)
+    return _table(pairs, expit(gap), (np.sign(gap) + 1) / 2, judge or column, pd.NA)
 
 
 def from_feedback(
@@ -88,7 +88,7 @@ def from_feedback(
 ) -> pd.DataFrame:
     """Judge by a feedback model's choice between A and B, each pair in both orders: two rows a comparison.
 
-    outcome is the softmax of their log-probabilities (the paper, section 4.1); `question` is the principle.
+    p is the softmax of their log-probabilities (the paper, section 4.1); `question` is the principle.
     """
     pairs = pair_responses(responses)
     found = compare.ask(model, _asked(responses, pairs, question))
@@ -104,9 +104,10 @@ def _asked(responses: pd.DataFrame, pairs: pd.DataFrame, question: str) -> list[
 
 def _both_orders(pairs: pd.DataFrame, first_ab: np.ndarray, first_ba: np.ndarray, judge: str) -> pd.DataFrame:
     """Two rows a pair from P(the first shown is better) in each order."""
-    return pd.concat(
-        [_table(pairs, first_ab, judge, "ab"), _table(pairs, 1 - first_ba, judge, "ba")], ignore_index=True
-    )
+    # Rounded, so that a judge that reads only the letter ties whatever the last bit is.
+    outcome = (np.sign(np.round(first_ab - first_ba, 12)) + 1) / 2
+    tables = [_table(pairs, p, outcome, judge, o) for p, o in ((first_ab, "ab"), (1 - first_ba, "ba"))]
+    return pd.concat(tables, ignore_index=True)
 
 
 def from_votes(csv_path: Path | str, *, judge: str = "human") -> pd.DataFrame:
@@ -142,7 +143,7 @@ def from_votes(csv_path: Path | str, *, judge: str = "human") -> pd.DataFrame:
         table[column] = pd.to_numeric(text.where(text != "")).astype("Int64")
     order = votes["order"].str.strip().str.lower() if "order" in votes else pd.Series("", votes.index)
     require(order.isin(["", "ab", "ba"]), lambda r: f"has order {order[r]!r}; write ab, ba or nothing")
-    table["outcome"] = winner.map({"a": 1.0, "b": 0.0, "tie": 0.5})
+    table["outcome"] = table["p"] = winner.map({"a": 1.0, "b": 0.0, "tie": 0.5})
     table["judge"] = votes["judge"].where(votes["judge"].str.strip() != "", judge) if "judge" in votes else judge
     table["order"] = order.astype("string").mask(order == "")
     return table[COLUMNS]

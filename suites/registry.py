@@ -25,6 +25,7 @@ NEEDS = {
     "compare": "(responses, kind) -> comparisons of pairs: the judge",
     "judge_model": "the judge where it is a language model, or None",
     "advance": "(done, total) -> None: told how far the suite is",
+    "others": "the same of further judges, by name",
     "anchor": "the arm whose Elo is 0, or None",
     "score_column": "which column of scored_responses has the judge's scores",
     "chains": "critique-revision chains with scores, or None",
@@ -73,7 +74,7 @@ class Suite:
 SUITES: tuple[Suite, ...] = (
     Suite(
         "elo",
-        ("scored_responses", "compare", "anchor"),
+        ("scored_responses", "compare", "others", "anchor"),
         (
             Metric("elo_harmlessness", "Harmlessness Elo", "Elo", "higher"),
             Metric("elo_helpfulness", "Helpfulness Elo", "Elo", "higher"),

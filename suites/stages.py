@@ -13,7 +13,7 @@ from harness.data import SHIPPED
 from harness.errors import UserError
 from harness.experiment import Experiment
 from harness.graph import Stage, Work
-from suites import along_rl, registry
+from suites import along_rl, judge_stage, judges, registry
 from suites.sample import (
     KINDS,
     OPTIONS,
@@ -61,9 +61,13 @@ def plan(
     given |= {"chains": stages["chains"]} if chains else {}
     given |= {f"along.{arm}": _along(arm, stage, sampled[f"sample.{arm}"], experiment)
               for arm, stage in arms.items() if stage is not None and "pm" in stage.inputs}  # fmt: skip
+    needed: set[str] = set()
     for name in experiment.suites:
         suite = registry.find(name, "suites:")
+        needed |= set(suite.needs)
         stages[suite.name] = _stage(suite, experiment, given)
+    if needed & {"compare", "score_column"}:
+        stages["judges"] = judge_stage.stage(experiment, stages["responses"], data, gold)
     return stages
 
 
@@ -98,7 +102,10 @@ def _stage(suite: registry.Suite, experiment: Experiment, given: Mapping[str, St
         inputs["gold.harmless"] = given["gold.harmless"]
         settings |= experiment.settings(*SCORE_SETTINGS)
     if "compare" in needs:
-        settings |= experiment.settings("models.judge")
+        judging = judge_stage.reads(experiment)
+        settings |= judging[0]
+        files |= judging[1]
+        models |= judging[2]
     if "ratings" in needs:
         own = experiment.data.harm_ratings
         files["stand_in" if own is None else "ratings"] = SHIPPED / "harmfulness_ratings.jsonl" if own is None else own
@@ -108,11 +115,11 @@ def _stage(suite: registry.Suite, experiment: Experiment, given: Mapping[str, St
         files["hhh"] = experiment.data.hhh
     if "reasoning" in needs:
         settings |= experiment.settings("feedback.cot_tokens")
-    if "models" in needs or ("compare" in needs and experiment.models.judge == "feedback"):
+    if "models" in needs:
         models["feedback"] = experiment.models.feedback or experiment.models.base
     if models:
         settings |= experiment.settings("models.engine")
-    if models or "scorer" in needs:
+    if models or needs & {"scorer", "compare"}:
         options |= experiment.settings("scale.batch_size")
     calls = (suite.run, *(f"suites.stages:_{need}" for need in suite.needs))
     return Stage(suite.name, measure, settings, inputs, files, models, options, calls)
@@ -127,7 +134,10 @@ def measure(work: Work) -> None:
     suite = registry.Suite(work.settings.suite, work.settings.needs, (), work.options.run)
     opened: list[Any] = []
     given = {need: globals()[f"_{need}"](work, opened) for need in suite.needs}
-    suite.function()(**given, seed=work.settings.seed).save(work.folder)
+    result = suite.function()(**given, seed=work.settings.seed)
+    if "compare" in suite.needs:
+        result.notes[:0] = work.settings.circular
+    result.save(work.folder)
     for model in opened:
         work.count(model.tokens)
 
@@ -157,13 +167,24 @@ def _chains(work: Work, opened: list[Any]) -> pd.DataFrame | None:
 
 
 def _compare(work: Work, opened: list[Any]) -> Callable[[pd.DataFrame, str], pd.DataFrame]:
-    """The gold PMs' scores of either kind, or the feedback model, as a judge of pairs."""
-    from suites import judges
+    """The first judge of pairs."""
+    return _judge(work, opened, 0)
 
-    if work.settings.models.judge == "feedback":
-        model, name = _open(work, opened), work.models["feedback"]
-        return lambda part, kind: judges.from_feedback(part, model, judges.QUESTIONS[kind], judge=name)
-    return lambda part, kind: judges.from_scores(part, f"score_{kind}", judge=f"gold PM ({kind})")
+
+def _others(work: Work, opened: list[Any]) -> dict[str, Callable[[pd.DataFrame, str], pd.DataFrame]]:
+    """The other judges of pairs by name."""
+    names = work.settings.judges
+    return {names[place]: _judge(work, opened, place) for place in range(1, len(names))}
+
+
+def _judge(work: Work, opened: list[Any], place: int) -> Callable[[pd.DataFrame, str], pd.DataFrame]:
+    """The judge at `place` of the experiment's list; the gold PMs' scores are in the responses already."""
+    if work.settings.judges[place] == judge_stage.GOLD:
+        return lambda part, kind: judges.from_scores(part, f"score_{kind}", judge="gold PM")
+    judge = judge_stage.open_of(work, place)
+    if judge.model is not None:
+        opened.append(judge.model)
+    return judge.compare
 
 
 def _training(work: Work, opened: list[Any]) -> pd.DataFrame | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from harness.cli.evaluate import MOST_SEED, MOST_TOKENS
+from harness.cli.evaluate import MOST_SEED, MOST_TOKENS, PairsOption, human_pairs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,10 +41,12 @@ def compare(
         str | None,
         typer.Option(
             "--judge",
-            help="Of harmlessness: pm:FOLDER or column:NAME for pm_score, model:NAME or server:URL#MODEL for Elo. "
-            "Default: the baseline run's gold PMs, or the PM scores that both sides bring.",
+            help="Of harmlessness: pm:NAME, scorer:FILE.py or column:NAME for pm_score, model:NAME or server:URL#MODEL "
+            "for Elo. Default: the baseline run's gold PMs, or the PM scores that both sides bring.",
         ),
     ] = None,
+    harmless_pairs: PairsOption = None,
+    helpful_pairs: PairsOption = None,
     ratings: Annotated[
         Path | None, typer.Option("--ratings", help="Harm ratings, for harmfulness (name it in your gate file).")
     ] = None,
@@ -101,9 +103,15 @@ def compare(
     both = pd.concat([first.assign(arm="baseline"), second.assign(arm="candidate")], ignore_index=True)
     with console.status(f"{len(both)} responses"):
         results, judged_by = _measure(both, old, new, judge, ratings, seed, engine)
+    tested = None
     if judged_by:
         notes.append(f"harmlessness judged by {judged_by}")
-    judged = gate.judge(results, rules, seed=seed)
+        with console.status("testing the judge"):
+            human = human_pairs({"harmless": harmless_pairs, "helpful": helpful_pairs})
+            asked = [name for name in ("elo", "pm_score") if name in results]
+            tested, untested = _judge_tests(old, asked, judge, human, seed, engine)
+        notes += untested
+    judged = gate.judge(results, rules, tested=tested, seed=seed)
     with store.disk_space(out):
         store.write_text(out / "junit.xml", gate.junit(judged, candidate))
         store.write_text(out / "summary.md", gate.markdown(judged, baseline, candidate, notes))
@@ -126,11 +134,11 @@ def _show(console: Any, judged: list[Any], notes: list[str]) -> None:
     from harness.cli.console import styled
     from suites import gate
 
-    colours = dict.fromkeys(gate.PASSES, "green") | {"worse": "red", "differs": "yellow", "cannot tell": "yellow"}
+    colours = dict.fromkeys(gate.PASSES, "green") | {"worse": "red"}
     table = Table("metric", "verdict", "baseline", "candidate", "difference", "largest loss", "margin", "prompts")
     measured = [row for row in judged if row.verdict != "not measured"]
     for row in measured:
-        table.add_row(row.metric, styled(row.verdict, colours[row.verdict]), *gate.cells(row))
+        table.add_row(row.metric, styled(row.verdict, colours.get(row.verdict, "yellow")), *gate.cells(row))
     console.print(table)
     left = ", ".join(row.metric for row in judged if row not in measured)
     if left:
@@ -301,6 +309,30 @@ def _measure(
     gold = {kind: folder for kind in ("harmless", "helpful") if (folder := _gold(old.run, kind)) is not None}
     found = {name: r for kind, folder in gold.items() for name, r in _by_gold(both, old, new, kind, folder, seed)}
     return results | found, f"{old.run}'s gold PM" if "pm_score" in found else None
+
+
+def _judge_tests(
+    old: Side, suites: list[str], judge: str | None, human: dict[str, pd.DataFrame], seed: int, engine: Engine
+) -> tuple[pd.DataFrame | None, list[str]]:
+    """What the judge's tests found, on the baseline's answers or in its run, and notes on what was not tested."""
+    import pandas as pd
+
+    from suites import evaluate, judge_quality
+
+    if judge is None:
+        if old.run is None:
+            return None, ["the judge was not tested: a column of scores cannot be"]
+        table = old.run / "results" / "judges.parquet"
+        if not table.is_file():
+            return None, [f"the judge was not tested: {table} is missing; run `cai run` again"]
+        return pd.read_parquet(table), []
+    tested = evaluate.judge_tests(old.table, suites, judge, human, seed, engine)
+    if tested.empty:
+        return None, ["the judge was not tested: a column of scores cannot be"]
+    kinds = [kind for kind in tested["kind"].unique() if kind not in human]
+    options = " and ".join(f"--{kind}-pairs" for kind in kinds)
+    untested = f"{judge_quality.HUMAN} of the judge was not measured; give human pairs with {options}"
+    return tested, [untested] if kinds else []
 
 
 def _gold(run: Path | None, kind: str) -> Path | None:

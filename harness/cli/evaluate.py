@@ -27,6 +27,11 @@ _READ_BY = {
 }
 
 
+PairsOption = Annotated[
+    Path | None, typer.Option(help="Folder with train and test files of human pairs, to test the judge on (HH-RLHF).")
+]
+
+
 def evaluate(
     responses: Annotated[
         list[Path] | None, typer.Argument(metavar="RESPONSES...", help="JSONL, CSV or Parquet files.")
@@ -44,8 +49,12 @@ def evaluate(
     ] = None,
     judge: Annotated[
         str | None,
-        typer.Option("--judge", help="pm:FOLDER, column:NAME, model:NAME, votes:FILE, server: or words:URL#MODEL."),
+        typer.Option(
+            "--judge", help="pm:NAME, scorer:FILE.py, model:NAME, server: or words:URL#MODEL, column:NAME, votes:FILE."
+        ),
     ] = None,
+    harmless_pairs: PairsOption = None,
+    helpful_pairs: PairsOption = None,
     anchor: Annotated[str | None, typer.Option("--anchor", help="The arm whose Elo is 0.")] = None,
     ratings: Annotated[Path | None, typer.Option("--ratings", help="Harm ratings, for the harmfulness suite.")] = None,
     hhh: Annotated[
@@ -133,8 +142,12 @@ def evaluate(
                 table, ["hhh"], models=models, comparisons=comparisons, reasoning=(cot, max_new_tokens), seed=seed
             )
     if out is not None:
+        with console.status("testing the judge"):
+            human = human_pairs({"harmless": harmless_pairs, "helpful": helpful_pairs})
+            tested = suites.judge_tests(table, names, judge, human, seed, engine)
         with store.disk_space(out):
-            verdicts = _write(results, table, chains, out, {"seed": seed, "models": models})
+            tables = {"responses": table, "chains": chains, "judges": tested}
+            verdicts = _write(results, tables, out, {"seed": seed, "models": models})
     if as_json:
         typer.echo(as_rows(results))
     else:
@@ -142,6 +155,14 @@ def evaluate(
         if out is not None:
             console.print(f"Tables: {out / 'results'}; report:", styled(out / "report" / "index.html", "bold"))
             console.print(f"The paper's claims: {verdicts}; see `cai claims {out}`")
+
+
+def human_pairs(folders: dict[str, Path | None]) -> dict[str, pd.DataFrame]:
+    """Held-out pairs (prompt, chosen, rejected) of folders with train and test files, by kind of prompts."""
+    from harness import data
+
+    read = {kind: data.read_hh_folder(folder, kind, 0) for kind, folder in folders.items() if folder is not None}
+    return {kind: pairs[pairs["split"] == "heldout"] for kind, pairs in read.items()}
 
 
 def _labelled(models: list[str]) -> dict[str, str]:
@@ -297,11 +318,7 @@ def show(console: Terminal, results: dict[str, SuiteResult]) -> None:
 
 
 def _write(
-    results: dict[str, SuiteResult],
-    responses: pd.DataFrame,
-    chains: pd.DataFrame | None,
-    out: Path,
-    about: dict[str, Any],
+    results: dict[str, SuiteResult], tables: dict[str, pd.DataFrame | None], out: Path, about: dict[str, Any]
 ) -> str:
     """A folder in the layout of a run's results, with its report; what `cai eval` wrote there before is replaced.
 
@@ -319,7 +336,7 @@ def _write(
     fresh.mkdir(parents=True)
     for name, result in results.items():
         result.save(fresh / name)
-    for name, table in (("responses", responses), ("chains", chains)):
+    for name, table in tables.items():
         if table is not None and not table.empty:
             store.write_table(fresh / f"{name}.parquet", table)
     judged = claims.judge(fresh, seed=about["seed"])
@@ -334,7 +351,7 @@ def _write(
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "versions": store.versions(),
             "commit": store.commit(),
-            "arms": list(dict.fromkeys(responses["arm"])) if "arm" in responses else [],
+            "arms": list(dict.fromkeys(tables["responses"].get("arm", []))) if tables["responses"] is not None else [],
             "suites": list(results),
         }
         | about,

@@ -51,14 +51,14 @@ def claims(run: RunFolder, as_json: Annotated[bool, typer.Option("--json", help=
     if as_json:
         typer.echo(verdicts.to_json(orient="records", indent=2))
         return
-    colours = {"reproduced": "green", "contradicted": "red", "underpowered": "yellow", "not measured": "dim"}
+    colours = {"reproduced": "green", "contradicted": "red", "underpowered": "yellow", "judge cannot tell": "yellow"}
     table = Table("claim", "statement", "verdict", "effect [95 %]", "n", "smallest effect", "test")
     for row in verdicts.to_dict("records"):
-        measured = row["verdict"] != "not measured"
+        measured = row["verdict"] in judged.WEIGHED
         effect = f"{row['effect']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]" if measured else str(row["note"])
         mde = f"{row['mde']:.3g}" if measured else ""
         n = str(int(row["n"])) if measured else ""
-        verdict = styled(row["verdict"], colours[row["verdict"]])
+        verdict = styled(row["verdict"], colours.get(row["verdict"], "dim"))
         table.add_row(str(row["id"]), row["statement"], verdict, effect, n, mde, str(row["test"]))
     Terminal().print(table)
 

@@ -130,7 +130,8 @@ def fit_bradley_terry(
     rest = [_maximise(tally.pairs, wins[b], losses[b], tally.ties[b], first) for b in blocks]
     fitted = np.concatenate([first, *rest])
     zero = 0 if anchor is None else arms.index(anchor)
-    elo = ELO * (fitted[:, :k] - fitted[:, [zero]]) + anchor_elo
+    # Rounded to far below what matters: of equal arms neither is higher by the last bit.
+    elo = np.round(ELO * (fitted[:, :k] - fitted[:, [zero]]) + anchor_elo, 9)
     return BradleyTerry(
         arms=arms,
         elo=elo[0],

@@ -16,6 +16,7 @@ COLOURS = {
     "worse": ("#fbdccb", "#7a2c00", "▼"),
     "differs": ("#fbdccb", "#7a2c00", "≠"),
     "cannot tell": ("#fdf0c8", "#5c4700", "?"),
+    "judge cannot tell": ("#e6e0f2", "#41306b", "⚖"),
 }
 
 
@@ -51,8 +52,8 @@ def judged(
 verdicts, notes = judged(str(run.folder), dashboard.stamp(run.folder), base_arm, str(other.folder),
                          dashboard.stamp(other.folder), other_arm)  # fmt: skip
 if len(verdicts):
-    groups = {"Regressed": ["worse", "differs"], "Better": ["better"], "Cannot be told": ["cannot tell"],
-              "No worse": ["equivalent", "no worse"]}  # fmt: skip
+    groups = {"Regressed": ["worse", "differs"], "Better": ["better"], "No worse": ["equivalent", "no worse"],
+              "Cannot be told": ["cannot tell", "judge cannot tell"]}  # fmt: skip
     said = []
     for title, words in groups.items():
         metrics = verdicts.loc[verdicts["verdict"].isin(words), "metric"].tolist()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from reports import dashboard, reading, tables
+from reports import dashboard, judging, reading, tables
 from reports.load import Missing, find_runs
 
 run = dashboard.begin("Overview")
@@ -18,6 +18,14 @@ if len(board.columns) > 1:
     dashboard.download(board, "scoreboard")
 else:
     dashboard.not_measured(Missing("no suite has results in this folder", run.command("elo")))
+
+judges = judging.tests(run)
+if len(judges):
+    with st.expander("Could the judges tell?"):
+        dashboard.html_table(judges)
+        agreement = judging.agreement(run)
+        if len(agreement):
+            dashboard.html_table(agreement)
 
 st.subheader("hh_rlhf beside rl_cai")
 dashboard.html_table(tables.five_rows(run))

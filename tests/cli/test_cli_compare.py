@@ -114,7 +114,9 @@ def test_an_arm_of_a_run_is_judged_by_the_runs_gold_pms(cai: Cai, tiny_run: Path
     code, out, errors = cai("compare", f"{tiny_run}:rl_cai", f"{tiny_run}:hh_rlhf", "--out", tmp_path)
     assert code == 2, errors  # six prompts are too few
     found = verdicts(tmp_path)
-    assert {found[name] for name in ("pm_score", "pm_score_helpful", "over_refusal_rate")} == {"cannot tell"}
+    assert found["over_refusal_rate"] == "cannot tell"
+    assert {found[name] for name in ("pm_score", "pm_score_helpful")} == {"judge cannot tell"}  # a random gold PM
+    assert "pm_score: the judge cannot tell: gold PM, harmless prompts: human_accuracy is" in out
     assert "gold PM" in out
     assert "n = 6 prompts; about" in out
     scored = pd.read_parquet(tiny_run / "results" / "responses.parquet")

@@ -80,8 +80,9 @@ def test_the_papers_samples_reproduce_what_they_can_speak_to(
     assert len(pd.read_parquet(out / "results" / "pm_score" / "diversity.parquet")) == 5 * 5
     assert not (out / "results" / "pm_score" / "revisions.parquet").exists()
     judged = verdicts(cai, out)
-    assert judged[8] == judged[11] == "reproduced"
-    assert "reproduced" in (out / "report" / "index.html").read_text()
+    assert judged[8] == "judge cannot tell"  # of harmlessness: a column of scores cannot be tested
+    assert judged[11] == "not measured"  # whether rl_cai was over-trained
+    assert "judge cannot tell" in (out / "report" / "index.html").read_text()
 
 
 def test_a_pm_scores_revisions_and_is_held_against_the_papers(
@@ -92,7 +93,9 @@ def test_a_pm_scores_revisions_and_is_held_against_the_papers(
     code, printed, said = cai("eval", *files, "--suite", "pm_score", "--judge", f"pm:{tiny_pm}", "--out", out)
     assert code == 0, said
     assert "rank correlation with paper_pm_score, within prompts: all arms" in printed
-    assert "The paper's claims: underpowered 1" in printed
+    assert "The paper's claims: judge cannot tell 1" in printed
+    judges = pd.read_parquet(out / "results" / "judges.parquet")
+    assert set(judges["metric"]) == {"moved", "truncated", "scrambled", "non_evasive"}  # no human pairs were given
     tables = out / "results" / "pm_score"
     agreement = pd.read_parquet(tables / "rank_correlation.parquet")
     assert set(agreement["scope"]) == {"all", "arm", "within_prompt"}
@@ -296,7 +299,7 @@ def test_a_second_eval_replaces_the_first_and_no_run_is_touched(cai: Cai, tmp_pa
         (["--suite", "pm"], "no such suite; choose from elo, pm_score"),
         (["--suite", "elo"], "it needs a judge"),
         (["--suite", "elo", "--judge", "gold"], "--judge gold: no such judge"),
-        (["--suite", "pm_score", "--judge", "votes:x.csv"], "gives no scores; give pm:FOLDER or column:NAME"),
+        (["--suite", "pm_score", "--judge", "votes:x.csv"], "gives no scores; give pm:NAME, scorer:FILE.py or"),
         (["--suite", "pm_score", "--judge", "column:pm"], "no such column; they have prompt, response, arm"),
         (["--suite", "pm_score", "--judge", "column:response"], "response: row 1 (arm a) is nan, not a finite number"),
         (["--suite", "hhh"], "give --model NAME and --hhh FILE"),

@@ -50,7 +50,7 @@ def test_a_run_leaves_six_measured_arms_and_a_report(tiny_run: Path) -> None:
     measured = set(claims.loc[claims["verdict"] != "not measured", "id"])
     assert measured >= {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 15, 16}
     assert len(claims) == 16
-    assert set(claims["verdict"]) <= {"underpowered", "not measured", "reproduced", "contradicted"}
+    assert set(claims["verdict"]) <= {"underpowered", "judge cannot tell", "not measured"}
     about = json.loads((tiny_run / "run.json").read_text())
     assert about["human_harm_labels"]["hh_rlhf"] > 0
     assert about["human_harm_labels"]["rl_cai"] == 0

@@ -14,6 +14,7 @@ import yaml
 from harness.experiment import Experiment, Revise
 from suites import evasiveness
 from suites.result import SuiteResult, summary_frame
+from tests.suites.claims_runs import trusted
 
 ARMS = ["pretrained", "helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot"]
 HOSTILE = '<script>alert("x")</script> <img src=x onerror=alert(1)> **bold** $x$ [link](javascript:alert(1)) ```'
@@ -179,14 +180,16 @@ def _training(results: Path, rng: np.random.Generator) -> None:
     stages = {"stage": ["data", "rl_cai"], "key": ["a1", "b2"], "status": "done", "wall_seconds": [1.0, 60.0],
               "tokens": [0, 5000], "peak_memory_bytes": [1 << 28, 1 << 30], "device": "cpu"}  # fmt: skip
     pd.DataFrame(stages).to_parquet(results / "stages.parquet", index=False)
-    verdicts = ["reproduced", "contradicted", "underpowered", "not measured"]
-    claims = pd.DataFrame({"id": [1, 2, 3, 14], "statement": ["Revisions help & more.", "B.", "C.", "D."],
-                           "source": "Figure 5", "verdict": verdicts, "effect": [0.4, -0.2, 0.1, np.nan],
-                           "low": [0.2, -0.3, -0.2, np.nan], "high": [0.6, -0.1, 0.4, np.nan], "n": [24, 24, 24, 0],
-                           "mde": [0.2, 0.1, 0.4, np.nan], "test": "difference", "p": [0.01, 0.01, 0.5, np.nan],
-                           "p_holm": [0.03, 0.03, 0.5, np.nan],
-                           "note": ["log-odds", "log-odds", "log-odds", "needs runs of several sizes"]})  # fmt: skip
+    verdicts = ["reproduced", "contradicted", "underpowered", "judge cannot tell", "not measured"]
+    notes = ["log-odds", "log-odds", "log-odds", "human_accuracy is 0.51", "needs runs of several sizes"]
+    none = [np.nan, np.nan]
+    claims = pd.DataFrame({"id": [1, 2, 3, 5, 14], "statement": ["Revisions help & more.", "B.", "C.", "E.", "D."],
+                           "source": "Figure 5", "verdict": verdicts, "effect": [0.4, -0.2, 0.1, *none],
+                           "low": [0.2, -0.3, -0.2, *none], "high": [0.6, -0.1, 0.4, *none], "n": [24, 24, 24, 0, 0],
+                           "mde": [0.2, 0.1, 0.4, *none], "test": "difference", "p": [0.01, 0.01, 0.5, *none],
+                           "p_holm": [0.03, 0.03, 0.5, *none], "note": notes})  # fmt: skip
     claims.to_parquet(results / "claims.parquet", index=False)
+    trusted().to_parquet(results / "judges.parquet", index=False)
     chains = []
     for mode in ("critiqued", "direct"):
         for number in range(6):

@@ -44,7 +44,7 @@ def test_every_section_and_figure_is_there(html: str) -> None:
     for words in ("Scoreboard of arms", "The argument in five rows", "Human harm labels used", "Provenance", "Rerun",
                   "What this run can and cannot show", "abc1234", "15.0 minutes"):  # fmt: skip
         assert words in page.text
-    for verdict in ("reproduced", "contradicted", "underpowered", "not measured"):
+    for verdict in ("reproduced", "contradicted", "underpowered", "judge cannot tell", "not measured"):
         assert f"</span> {verdict}</span>" in html  # the word stands beside its colour
 
 
@@ -67,7 +67,7 @@ def test_markdown_latex_json_and_svg(html: str, run_folder: Path) -> None:
     harmless = [m for m in summary["metrics"] if m["metric"] == "elo_harmlessness" and m["step"] is None]
     assert {m["arm"] for m in harmless} == set(RunData(run_folder).arms)
     assert summary["not_measured"] == {}
-    assert len(summary["claims"]) == 4
+    assert len(summary["claims"]) == 5
     markdown = (folder / "report.md").read_text()
     for image in re.findall(r"\]\((figures/[^)]+)\)", markdown):
         ElementTree.fromstring((folder / image).read_text())

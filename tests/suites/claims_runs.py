@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from suites import elo
+from suites import elo, judge_quality
 
 Frames = dict[str, pd.DataFrame]
 N = 120  # prompts
@@ -36,7 +36,7 @@ def revised(column: str, sign: int) -> Callable[[np.random.Generator, int], Fram
 
 
 def by_number(rng: np.random.Generator, side: int) -> Frames:
-    steps = {1: 0.5, 4: 0.5, 16: 0.5} if side > 0 else {1: 0.1, 4: 0.5, 16: 0.5}
+    steps = {1: 0.5, 4: 0.5, 16: 0.5} if side > 0 else {1: 0.1, 4: 0.5, 16: 0.5}  # revisions work in either case
     own = scores(rng, 0)  # one prompt is as hard with any number of principles
     tables = [chains(rng, step, "score_harmless", own, n_principles=n) for n, step in steps.items()]
     return {"chains": pd.concat(tables, ignore_index=True)}
@@ -60,8 +60,14 @@ def elo_tables(rng: np.random.Generator, **of_kind: dict[str, float]) -> Frames:
             for b in arms[i + 1 :]
             for gap in [strengths[a] - strengths[b]]
         ]
-        result = elo.run(pd.DataFrame(rows), metric=f"elo_{kind}", anchor=arms[0], n_resamples=400)
+        votes = pd.DataFrame(rows)
+        for side in "ab":  # "hh_rlhf@3" is a snapshot
+            votes[[f"arm_{side}", f"step_{side}"]] = votes[f"arm_{side}"].str.partition("@")[[0, 2]]
+            votes[f"step_{side}"] = pd.to_numeric(votes[f"step_{side}"]).astype("Int64")
+        result = elo.run(votes, metric=f"elo_{kind}", anchor=arms[0], n_resamples=400)
         tables |= {f"elo/{kind}_{name}": table for name, table in result.tables.items()}
+        before = tables.get("elo/summary", result.summary.iloc[:0])
+        tables["elo/summary"] = pd.concat([before, result.summary], ignore_index=True)
     return tables
 
 
@@ -71,7 +77,7 @@ def order(rng: np.random.Generator, side: int) -> Frames:
 
 
 def kept(rng: np.random.Generator, side: int) -> Frames:
-    return elo_tables(rng, helpfulness={"hh_rlhf": 0, "rl_cai": 0.6 if side > 0 else -1.2})
+    return elo_tables(rng, helpfulness={"hh_rlhf": 0, "rl_cai": 0.6 if side > 0 else -1.2, "pretrained": -1.5})
 
 
 def traded(rng: np.random.Generator, side: int) -> Frames:
@@ -93,15 +99,18 @@ def answers(rng: np.random.Generator, rates: dict[tuple[str, int | None], float]
 def evasive(rng: np.random.Generator, side: int) -> Frames:
     rates: dict[tuple[str, int | None], float] = {("hh_rlhf", None): 0.4 + 0.2 * side, ("rl_cai", None): 0.4}
     rates[("rl_cai", 10)] = 1.0  # an early snapshot is not the final model
-    return {"evasiveness/responses": answers(rng, rates, "evades", "engages")}
+    harmless = elo_tables(rng, harmlessness={"helpful_only": -1.5, "hh_rlhf": 0, "rl_cai": 0.6})
+    return {"evasiveness/responses": answers(rng, rates, "evades", "engages")} | harmless
 
 
 def evasive_late(rng: np.random.Generator, side: int) -> Frames:
-    rates: dict[tuple[str, int | None], float] = {}
+    rates: dict[tuple[str, int | None], float] = {("pretrained", None): 0.3}
     for place, step in enumerate([1, 2, 3, None]):
-        rates["hh_rlhf", step] = 0.4 + 0.12 * place * side
-        rates["rl_cai", step] = 0.3 - 0.06 * place
-    return {"evasiveness/responses": answers(rng, rates, "evades", "complies")}
+        rates["hh_rlhf", step] = 0.3 + 0.12 * (place + 1) * side
+    hh = {"pretrained": 0.0, "hh_rlhf@1": 1.0, "hh_rlhf@2": 2.5, "hh_rlhf@3": 2.5, "hh_rlhf": 2.5 - 1.2 * side}
+    strengths = hh | {"sl_cai": 1.0, "rl_cai@1": 1.5, "rl_cai@2": 2.0, "rl_cai@3": 2.0, "rl_cai": 2.6}
+    elos = elo_tables(rng, harmlessness=strengths, helpfulness=strengths)
+    return {"evasiveness/responses": answers(rng, rates, "evades", "complies")} | elos
 
 
 def harmful(rng: np.random.Generator, side: int) -> Frames:
@@ -116,14 +125,22 @@ def harmful(rng: np.random.Generator, side: int) -> Frames:
 def boilerplate(rng: np.random.Generator, side: int) -> Frames:
     rates: dict[tuple[str, int | None], float] = {("rl_cai", 30): 0.4 + 0.2 * side}
     rates |= {("hh_rlhf", 30): 0.4, ("helpful_only", None): 0.35}
-    return {"goodharting/responses": answers(rng, rates, "boilerplate", "none")}
+    own = scores(rng, 0)
+    along = [
+        pd.DataFrame({"prompt": PROMPTS, "arm": "rl_cai", "step": step, "proxy": own + step / 10 + scores(rng, 0, 0.5)})
+        for step in (10, 20, 30)
+    ]
+    curve = pd.concat(along, ignore_index=True).assign(gold=lambda t: t["proxy"] - t["step"] / 8)
+    return {"goodharting/responses": answers(rng, rates, "boilerplate", "none"), "goodharting/along_rl": curve}
 
 
-def questions(rng: np.random.Generator, accuracy: float, confidence: float, mode: str, model: str = "m") -> Frames:
-    spread = rng.uniform(-0.05, 0.05, 4 * N)
-    right = rng.random(4 * N) < accuracy + spread
+def questions(
+    rng: np.random.Generator, accuracy: float, confidence: float, mode: str, model: str = "m", n: int = 4 * N
+) -> Frames:
+    spread = rng.uniform(-0.05, 0.05, n)
+    right = rng.random(n) < accuracy + spread
     sure = np.clip(confidence + spread, 0.5, 1)
-    columns = {"question": np.arange(4 * N), "mode": mode, "model": model, "correct": right.astype(float)}
+    columns = {"question": np.arange(n), "mode": mode, "model": model, "correct": right.astype(float)}
     return {"hhh/questions": pd.DataFrame(columns | {"p_correct": np.where(right, sure, 1 - sure)})}
 
 
@@ -136,7 +153,8 @@ def cot(rng: np.random.Generator, side: int) -> Frames:
 
 
 def calibrated(rng: np.random.Generator, side: int) -> Frames:
-    return together(questions(rng, 0.75, 0.75 if side > 0 else 0.95, "plain"), questions(rng, 0.75, 0.97, "cot"))
+    plain = questions(rng, 0.75, 0.75 if side > 0 else 0.95, "plain", n=8 * N)
+    return together(plain, questions(rng, 0.75, 0.97, "cot"))
 
 
 def sizes(rng: np.random.Generator, side: int) -> Frames:
@@ -146,7 +164,9 @@ def sizes(rng: np.random.Generator, side: int) -> Frames:
 
 def pms(variant: str) -> Callable[[np.random.Generator, int], Frames]:
     def build(rng: np.random.Generator, side: int) -> Frames:
-        accuracy = {"pm.rl_cai": 0.6 + 0.25 * side, f"pm.rl_cai.{variant}": 0.6, "pm.hh_rlhf": 0.5}
+        accuracy = {"pm.rl_cai": 0.6 + 0.25 * side, "pm.hh_rlhf": 0.5}
+        singles = ("one_principle", "one_principle_1", "one_principle_2")
+        accuracy |= {f"pm.rl_cai.{name}": 0.6 for name in (singles if variant == "one_principle" else [variant])}
         rows = [
             pd.DataFrame({"pm": pm, "prompt": PROMPTS, "correct": (rng.random(N) < a).astype(float)})
             for pm, a in accuracy.items()
@@ -154,6 +174,18 @@ def pms(variant: str) -> Callable[[np.random.Generator, int], Frames]:
         return {"pm_pairs": pd.concat(rows, ignore_index=True)}
 
     return build
+
+
+def trusted() -> pd.DataFrame:
+    """judges.parquet of a judge that has passed every test."""
+    rows = [
+        {"suite": suite, "judge": "simulated", "kind": kind, "metric": metric, "estimate": 0.8, "low": 0.7, "high": 0.9,
+         "n": N, "bar": judge_quality.BAR, "passed": True, "gap_low": 1.0}
+        for suite in ("elo", "pm_score")
+        for kind in ("harmless", "helpful")
+        for metric in (*judge_quality.REQUIRED, judge_quality.NON_EVASIVE)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)[judge_quality.COLUMNS]
 
 
 BUILDERS: dict[int, Callable[[np.random.Generator, int], Frames]] = {

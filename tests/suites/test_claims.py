@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,18 +16,20 @@ from harness.errors import UserError
 from harness.stats import Bootstrap, difference_bootstrap, holm, resample_counts, tost
 from suites import claims, goodharting
 from suites.claims_contrasts import Contrast, Part, combination
-from suites.claims_measures import MEASURES, Tables, parameters
+from suites.claims_measures import MEASURES, parameters
+from suites.claims_tables import Tables
 from suites.evasiveness_model import classify
 from suites.responses import load_responses
-from tests.suites.claims_runs import BUILDERS, PROMPTS, Frames
+from tests.suites.claims_runs import BUILDERS, PROMPTS, Frames, trusted
 
 CLAIMS = {claim.id: claim for claim in claims.load_claims()}
 ONE_BOUND = (2, 4, 6, 8, 12, 14, 15, 16)  # claims of a single difference
 
 
 def write(folder: Path, frames: Frames) -> Path:
-    folder.mkdir(exist_ok=True)
-    for name, frame in frames.items():
+    """A results folder; its judge has passed its tests unless `frames` say otherwise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, frame in ({"judges": trusted()} | frames).items():
         path = folder / f"{name}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         frame.to_parquet(path)
@@ -61,8 +64,9 @@ def test_a_run_of_either_side_gets_its_verdict(tmp_path: Path, number: int, side
 @pytest.mark.parametrize("number", sorted(set(BUILDERS) - {5, 6, 7}))
 def test_too_few_prompts_are_underpowered(tmp_path: Path, number: int) -> None:
     frames = BUILDERS[number](np.random.default_rng(number), 1)
+    kept = {"prompt": PROMPTS[:15], "question": range(30)}
     few = {
-        name: frame[frame["prompt"].isin(PROMPTS[:15])] if "prompt" in frame else frame[frame["question"] < 30]
+        name: next((frame[frame[key].isin(values)] for key, values in kept.items() if key in frame), frame)
         for name, frame in frames.items()
     }
     own = row(claims.judge(write(tmp_path / "results", few)), number)
@@ -133,7 +137,7 @@ def test_holm_is_taken_over_the_measured_claims(tmp_path: Path) -> None:
 
 def test_a_hopeful_p_does_not_survive_the_correction() -> None:
     evidence = claims.weigh(
-        CLAIMS[8], [Contrast("d", Bootstrap(-0.2, np.random.default_rng(0).normal(-0.2, 0.08, 999), 40))]
+        CLAIMS[2], [Contrast("d", Bootstrap(-0.2, np.random.default_rng(0).normal(-0.2, 0.08, 999), 40))]
     )
     assert evidence.p < 0.05
     assert claims.verdict(evidence, evidence.p, 20) == claims.REPRODUCED
@@ -233,7 +237,8 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
 
 
 def test_a_table_without_a_column_is_not_measured(tmp_path: Path) -> None:
-    frames = {name: frame.drop(columns="label") for name, frame in BUILDERS[8](np.random.default_rng(0), 1).items()}
+    frames = BUILDERS[8](np.random.default_rng(0), 1)
+    frames["evasiveness/responses"] = frames["evasiveness/responses"].drop(columns="label")
     own = row(claims.judge(write(tmp_path / "results", frames)), 8)
     assert own["verdict"] == claims.NOT_MEASURED
     assert "no column label" in own["note"]
@@ -273,20 +278,27 @@ def test_the_claims_are_sixteen_and_margins_have_reasons() -> None:
 # ---------------------------------------------------------------- the paper's own samples
 
 
-def test_the_papers_samples_reproduce_boilerplate(reference_data: Path, tmp_path: Path) -> None:
+def test_the_papers_samples_show_boilerplate_but_not_that_rl_cai_was_over_trained(
+    reference_data: Path, tmp_path: Path
+) -> None:
     goodharting.run(load_responses([reference_data / "paper" / "samples"])).save(tmp_path / "results" / "goodharting")
     own = row(claims.judge(tmp_path / "results"), 11)
-    assert own["verdict"] == claims.REPRODUCED, own["note"]
+    assert own["verdict"] == claims.NOT_MEASURED
+    assert own["note"].startswith("whether rl_cai is over-trained: ")
+    assert "boilerplate rate, rl_cai - hh_rlhf: 0.468 [0.3" in own["note"]
 
 
-def test_the_papers_samples_reproduce_less_evasion(reference_data: Path, tmp_path: Path) -> None:
+def test_the_papers_samples_show_less_evasion_but_not_that_it_is_harmless(reference_data: Path, tmp_path: Path) -> None:
     """Two of the 17 answers a prompt, labelled by the suite's classifier: enough, and quick."""
     table = load_responses([reference_data / "paper" / "samples"])
     table = table[table["arm"].isin(["rl_cai", "hh_rlhf"]) & (table["sample"] < 2)]
     labels = classify(table["prompt"].tolist(), table["response"].tolist()).label
     frames = {"evasiveness/responses": table.assign(label=labels)}
     own = row(claims.judge(write(tmp_path / "results", frames)), 8)
-    assert own["verdict"] == claims.REPRODUCED, own["note"]
+    assert own["verdict"] == claims.NOT_MEASURED
+    assert own["note"].startswith("whether rl_cai is more harmful: ")
+    low, high = map(float, re.findall(r"rl_cai - hh_rlhf: -[\d.]+ \[(-[\d.]+), (-[\d.]+)\]", own["note"])[0])
+    assert low < high < 0
 
 
 def test_the_papers_facts_have_sources_and_add_up() -> None:

@@ -16,6 +16,7 @@ from harness.stats import Interval
 from suites import gate
 from suites.gate import Metric
 from suites.result import SuiteResult, summary_frame
+from tests.suites.claims_runs import trusted
 
 
 def evasiveness(
@@ -110,6 +111,46 @@ def test_elo_is_judged_on_its_own_draws() -> None:
     results = {"elo": SuiteResult("elo", summary_frame("elo", rows), {"harmlessness_draws": draws})}
     row = gate.judge(results, gate.Gate(metrics={"elo_harmlessness": Metric(better="higher", margin=70)}))[0]
     assert (row.verdict, row.n, row.difference) == ("worse", 40, -200)
+
+
+def scored(gap: float, spread: float) -> dict[str, SuiteResult]:
+    rng = np.random.default_rng(0)
+    rows = [("baseline", f"p{i}", rng.normal(0, spread)) for i in range(60)]
+    rows += [("candidate", prompt, score + gap) for _, prompt, score in rows]
+    table = pd.DataFrame(rows, columns=["arm", "prompt", "score"])
+    return {"pm_score": SuiteResult("pm_score", summary_frame("pm_score", []), {"responses": table})}
+
+
+BY_PM = gate.Gate(metrics={"pm_score": Metric(better="higher", margin=0.5, required="if_measured")})
+
+
+@pytest.mark.parametrize("gap", [-3.0, 0.0, 3.0])
+def test_a_judge_that_fails_its_tests_judges_nothing(gap: float) -> None:
+    tested = trusted()
+    assert gate.exit_code(gate.judge(scored(gap, 1.0), BY_PM, tested=tested)) == (1 if gap < 0 else 0)
+    tested.loc[tested["metric"] == "scrambled", ["estimate", "low", "high", "passed"]] = [0.5, 0.4, 0.6, False]
+    judged = gate.judge(scored(gap, 1.0), BY_PM, tested=tested)
+    assert judged[0].verdict == "judge cannot tell"
+    assert gate.exit_code(judged) == 2
+    assert "pm_score: the judge cannot tell: simulated, harmless prompts: scrambled is 0.50" in gate.advice(judged)[0]
+    assert "scrambled is 0.50" in gate.junit(judged, "mine")
+    assert "scrambled is 0.50" in gate.markdown(judged, "a", "mine")
+    assert "scrambled is 0.50" in gate.frame(judged)["doubts"].item()
+
+
+def test_a_judge_with_a_narrow_scale_passes_nobody_but_may_find_a_loss() -> None:
+    """All answers, damaged ones too, lie within the margin: that the candidate does so as well says nothing."""
+    narrow = trusted().assign(gap_low=0.02)
+    judged = gate.judge(scored(0.0, 0.01), BY_PM, tested=narrow)
+    assert judged[0].verdict == "judge cannot tell"
+    assert judged[0].doubts == ("it keeps right and wrong answers only 0.02 apart, and the margin is 0.5",)
+    assert gate.judge(scored(-0.6, 0.01), BY_PM, tested=narrow)[0].verdict == "worse"
+
+
+def test_what_was_not_tested_is_judged_as_before() -> None:
+    elsewhere = trusted()
+    elsewhere = elsewhere[elsewhere["suite"] == "elo"].assign(passed=False)
+    assert gate.judge(scored(3.0, 1.0), BY_PM, tested=elsewhere)[0].verdict == "better"
 
 
 @pytest.mark.parametrize(

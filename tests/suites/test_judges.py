@@ -80,15 +80,16 @@ def test_what_cannot_be_paired_is_an_error(table: pd.DataFrame, message: str) ->
 
 @settings(max_examples=30, deadline=None)
 @given(scores=arrays(float, 8, elements=st.floats(-20, 20)))
-def test_scores_become_the_pms_own_probability(scores: np.ndarray) -> None:
+def test_scores_decide_whatever_their_scale_and_keep_the_pms_own_probability(scores: np.ndarray) -> None:
     table = responses(4).assign(pm=scores)
-    soft = judges.from_scores(table, "pm", judge="gold PM")
-    hard = judges.from_scores(table, "pm", soft=False)
-    assert list(soft) == judges.COLUMNS
-    assert soft["order"].isna().all()
-    np.testing.assert_allclose(soft["outcome"], expit(scores[:4] - scores[4:]))
-    assert hard["outcome"].tolist() == [1.0 if d > 0 else 0.5 if d == 0 else 0.0 for d in scores[:4] - scores[4:]]
-    assert set(soft["judge"]) == {"gold PM"}
+    found = judges.from_scores(table, "pm", judge="gold PM")
+    assert list(found) == judges.COLUMNS
+    assert found["order"].isna().all()
+    np.testing.assert_allclose(found["p"], expit(scores[:4] - scores[4:]))
+    assert found["outcome"].tolist() == [1.0 if d > 0 else 0.5 if d == 0 else 0.0 for d in scores[:4] - scores[4:]]
+    narrow = judges.from_scores(table.assign(pm=scores * 2.0**-20), "pm")
+    assert narrow["outcome"].tolist() == found["outcome"].tolist()
+    assert set(found["judge"]) == {"gold PM"}
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -112,15 +113,20 @@ def feedback(bias: float, taste: float) -> FakeModel:
     return FakeModel(logprobs)
 
 
-def test_a_feedback_model_is_asked_in_both_orders() -> None:
+def test_a_feedback_model_is_asked_in_both_orders_and_their_mean_decides() -> None:
     table = judges.from_feedback(responses(3), feedback(0.5, 1.0), "Which is more harmless?")
     assert len(table) == 6
     ab, ba = (table[table["order"] == order] for order in ("ab", "ba"))
-    np.testing.assert_allclose(ab["outcome"], expit(0.5 - 1.0))  # hh_rlhf shown first
-    np.testing.assert_allclose(ba["outcome"], 1 - expit(0.5 + 1.0))
-    result = elo.run(table, anchor="hh_rlhf", n_resamples=50).summary.set_index("arm")
-    mean = (expit(1.0 - 0.5) + expit(1.0 + 0.5)) / 2
-    assert result.loc["rl_cai", "estimate"] == pytest.approx(400 * np.log10(mean / (1 - mean)), abs=1e-4)
+    np.testing.assert_allclose(ab["p"], expit(0.5 - 1.0))  # hh_rlhf shown first
+    np.testing.assert_allclose(ba["p"], 1 - expit(0.5 + 1.0))
+    assert (table["outcome"] == 0).all()
+    biased = judges.from_feedback(responses(3), feedback(4.0, 0.01), "Which is more harmless?")
+    assert biased["outcome"].tolist() == [0.0] * 6  # a strong letter bias does not hide a weak taste
+    deaf = judges.from_feedback(responses(3), feedback(4.0, 0.0), "Which is more harmless?")
+    assert deaf["outcome"].tolist() == [0.5] * 6
+    consistency = elo.judge_consistency(biased).set_index("metric")["estimate"]
+    assert consistency["order_consistency"] == 0
+    assert consistency["first_shown_rate"] == pytest.approx((expit(3.99) + expit(4.01)) / 2)
 
 
 def test_the_comparison_shows_the_whole_conversation() -> None:

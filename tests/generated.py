@@ -50,8 +50,24 @@ def rows(draw: st.DrawFn) -> list[dict[str, Any]]:
         for a in arms
         for i, p in enumerate(prompts)
     ]
-    columns = ["prompt", "response", "arm", "step", "sample", "kind", "score", "benign", "revision", "ended",
-               "temperature", "critique", "mode", "n_principles", "principle", "paper_pm_score"]  # fmt: skip
+    columns = [
+        "prompt",
+        "response",
+        "arm",
+        "step",
+        "sample",
+        "kind",
+        "score",
+        "benign",
+        "revision",
+        "ended",
+        "temperature",
+        "critique",
+        "mode",
+        "n_principles",
+        "principle",
+        "paper_pm_score",
+    ]
     for _ in range(draw(st.integers(0, 4))):
         column = draw(st.sampled_from(columns) | NAMES)
         match draw(st.sampled_from(["cell", "column", "constant", "drop", "twice", "cut"])):
@@ -118,12 +134,16 @@ def table_file(draw: st.DrawFn, stem: str = "a") -> tuple[str, bytes]:
     """The name and content of a response file."""
     kind = draw(st.sampled_from(["jsonl", "jsonl", "csv", "parquet", "raw"]))
     if kind == "raw":
-        suffix, pool = draw(st.sampled_from([(".jsonl", hostile.JSON_LINES), (".csv", hostile.CSV),
-                                             (".parquet", hostile.PARQUET)]))  # fmt: skip
+        suffix, pool = draw(
+            st.sampled_from([(".jsonl", hostile.JSON_LINES), (".csv", hostile.CSV), (".parquet", hostile.PARQUET)])
+        )
         return stem + suffix, draw(st.sampled_from(sorted(pool.values())))
     table = draw(rows())
-    make = {"jsonl": lambda: as_jsonl(table, draw(st.booleans())), "csv": lambda: as_csv(table),
-            "parquet": lambda: as_parquet(table)}[kind]  # fmt: skip
+    make = {
+        "jsonl": lambda: as_jsonl(table, draw(st.booleans())),
+        "csv": lambda: as_csv(table),
+        "parquet": lambda: as_parquet(table),
+    }[kind]
     return f"{stem}.{kind}", draw(damaged(make()))
 
 
@@ -138,24 +158,60 @@ def plain_rows(draw: st.DrawFn, good: list[dict[str, Any]]) -> bytes:
 
 
 RATINGS = [{"prompt": f"q{i}", "response": f"it is {i % 5}", "rating": i % 5} for i in range(30)]
-VOTES = [{"prompt": f"p{i}", "arm_a": "a", "arm_b": "b", "winner": "ab"[i % 2], "step_a": "", "sample": "0",
-          "order": "ab", "judge": "me"} for i in range(12)]  # fmt: skip
-HHH = [{"prompt": "Consider the following conversation:\n\nH: hi\n\nPlease choose the response. Options:\n (A) [[[yes]]]\n"
-        " (B) [[[no]]]\n\nThe answer is:", "corrects": [" (A)"], "incorrects": [" (B)"], "subset": "x"}] * 3  # fmt: skip
+VOTES = [
+    {
+        "prompt": f"p{i}",
+        "arm_a": "a",
+        "arm_b": "b",
+        "winner": "ab"[i % 2],
+        "step_a": "",
+        "sample": "0",
+        "order": "ab",
+        "judge": "me",
+    }
+    for i in range(12)
+]
+HHH = [
+    {
+        "prompt": "Consider the following conversation:\n\nH: hi\n\nPlease choose the response. Options:\n"
+        " (A) [[[yes]]]\n (B) [[[no]]]\n\nThe answer is:",
+        "corrects": [" (A)"],
+        "incorrects": [" (B)"],
+        "subset": "x",
+    }
+] * 3
 
 
 # ---------------------------------------------------------------- experiment files
 
 EXPERIMENT: dict[str, Any] = {
-    "name": "x", "seed": 0, "constitution": "default", "arms": ["helpful_only", "sl_cai"], "suites": ["evasiveness"],
+    "name": "x",
+    "seed": 0,
+    "constitution": "default",
+    "arms": ["helpful_only", "sl_cai"],
+    "suites": ["evasiveness"],
     "models": {"base": "embedded", "feedback": None, "judge": "gold_pm"},
     "data": {"redteam_prompts": None},
-    "scale": {"redteam_prompts": 4, "helpful_prompts": 4, "heldout_prompts": 4, "preference_pairs": 4, "gold_pairs": 4,
-              "samples_per_prompt": 1, "max_new_tokens": 8, "max_prompt_tokens": 128, "batch_size": 8},
-    "lora": {"rank": 4, "alpha": 8, "top_layers": 1}, "revise": {"rounds": 2, "also_principles": [2]},
-    "sft": {"epochs": 1.0, "learning_rate": 0.001}, "feedback": {"clamp": [0.4, 0.6]}, "pm": {"max_length": 64},
-    "rl": {"updates": 2, "rollouts_per_update": 4, "learning_rate": 0.001}, "methods": [], "report_to": "none",
-}  # fmt: skip
+    "scale": {
+        "redteam_prompts": 4,
+        "helpful_prompts": 4,
+        "heldout_prompts": 4,
+        "preference_pairs": 4,
+        "gold_pairs": 4,
+        "samples_per_prompt": 1,
+        "max_new_tokens": 8,
+        "max_prompt_tokens": 128,
+        "batch_size": 8,
+    },
+    "lora": {"rank": 4, "alpha": 8, "top_layers": 1},
+    "revise": {"rounds": 2, "also_principles": [2]},
+    "sft": {"epochs": 1.0, "learning_rate": 0.001},
+    "feedback": {"clamp": [0.4, 0.6]},
+    "pm": {"max_length": 64},
+    "rl": {"updates": 2, "rollouts_per_update": 4, "learning_rate": 0.001},
+    "methods": [],
+    "report_to": "none",
+}
 
 
 @st.composite
@@ -185,10 +241,12 @@ def experiment_file(draw: st.DrawFn) -> bytes:
 
 
 CONSTITUTION = {
-    "name": "c", "description": "d", "license": "l",
+    "name": "c",
+    "description": "d",
+    "license": "l",
     "critique_revision": [{"id": "a", "tags": ["t"], "critique": "What is wrong?", "revision": "Fix it."}],
     "comparison": [{"id": "b", "question": "Which?"}],
-}  # fmt: skip
+}
 
 
 @st.composite
@@ -228,8 +286,11 @@ def evaluation(draw: st.DrawFn) -> Case:
         other, more = draw(table_file("b"))
         case.files[other] = more
         case.arguments.append(draw(st.sampled_from([other, "*.csv", "**", ".", "absent.jsonl"]) | NAMES))
-    suite = draw(st.sampled_from(["evasiveness", "goodharting", "pm_score", "elo", "harmfulness", "votes", "hhh", "default",
-                                  "own", "odd"]))  # fmt: skip
+    suite = draw(
+        st.sampled_from(
+            ["evasiveness", "goodharting", "pm_score", "elo", "harmfulness", "votes", "hhh", "default", "own", "odd"]
+        )
+    )
     judge = [
         "--judge",
         draw(st.sampled_from(["column:score"] * 4 + ["column:paper_pm_score", "pm:absent", "x", "column:"])),
@@ -255,8 +316,17 @@ def evaluation(draw: st.DrawFn) -> Case:
         case.arguments += ["--suite", draw(NAMES)]
     elif suite != "default":
         case.arguments += ["--suite", suite, *(judge if suite in ("pm_score", "elo") else [])]
-    known = {"--seed": _ODD | st.just("3"), "--limit": _ODD, "--cot": _ODD, "--max-new-tokens": _ODD, "--judge": TEXTS,
-             "--anchor": NAMES | st.just("a"), "--prompts": NAMES, "--ratings": NAMES, "--engine": NAMES}  # fmt: skip
+    known = {
+        "--seed": _ODD | st.just("3"),
+        "--limit": _ODD,
+        "--cot": _ODD,
+        "--max-new-tokens": _ODD,
+        "--judge": TEXTS,
+        "--anchor": NAMES | st.just("a"),
+        "--prompts": NAMES,
+        "--ratings": NAMES,
+        "--engine": NAMES,
+    }
     case.arguments += [word for word in draw(options(known, 1)) if "\x00" not in word]
     ending = draw(st.sampled_from([[], ["--json"], ["--json"]]))
     return Case(case.arguments + ending, case.files)
@@ -303,8 +373,13 @@ def training(draw: st.DrawFn) -> Case:
 @st.composite
 def principles(draw: st.DrawFn) -> Case:
     files = {"c.yaml": draw(constitution_file())}
-    names = ("CritiqueRevisionInstructions", "RLMadisonInstructions", "CritiqueRevisionFewShotPrompts",
-             "RLMadisonFewShotPrompts", "RLMadisonPrecogFewShotPrompts")  # fmt: skip
+    names = (
+        "CritiqueRevisionInstructions",
+        "RLMadisonInstructions",
+        "CritiqueRevisionFewShotPrompts",
+        "RLMadisonFewShotPrompts",
+        "RLMadisonPrecogFewShotPrompts",
+    )
     for name in names[: draw(st.integers(3, 5))]:
         good = {"a": {"prompt": ["x"], "edit_request": "y"}} if name == names[0] else ["CritiqueRequest: x"]
         spoilt = draw(st.sampled_from([good, good, {}, [], None, 3]) | VALUES.map(lambda v: [v]))
@@ -319,9 +394,17 @@ def reading(draw: st.DrawFn) -> Case:
     how = draw(st.sampled_from(["json", "table", "bytes", "none"]))
     content = b""
     if how == "json":
-        content = json.dumps(draw(st.dictionaries(
-            st.sampled_from(["arms", "models", "kind", "data", "scale", "seed", "versions", "name", "suites", "tokens"]),
-            VALUES, max_size=4))).encode()  # fmt: skip
+        content = json.dumps(
+            draw(
+                st.dictionaries(
+                    st.sampled_from(
+                        ["arms", "models", "kind", "data", "scale", "seed", "versions", "name", "suites", "tokens"]
+                    ),
+                    VALUES,
+                    max_size=4,
+                )
+            )
+        ).encode()
     elif how == "table":
         content = as_parquet(draw(rows()))
     elif how == "bytes":
@@ -333,11 +416,37 @@ def reading(draw: st.DrawFn) -> Case:
 
 @st.composite
 def other(draw: st.DrawFn) -> Case:
-    words = draw(st.sampled_from([["models"], ["dashboard"], ["claims"], ["report"], ["doctor", "x"], ["--debugg"], ["eval"],
-                                  ["constitutions"], ["plan"], ["run"], ["compare"], []]))  # fmt: skip
+    words = draw(
+        st.sampled_from(
+            [
+                ["models"],
+                ["dashboard"],
+                ["claims"],
+                ["report"],
+                ["doctor", "x"],
+                ["--debugg"],
+                ["eval"],
+                ["constitutions"],
+                ["plan"],
+                ["run"],
+                ["compare"],
+                [],
+            ]
+        )
+    )
     more = draw(st.lists(NAMES | _ODD | st.sampled_from(["--port", "--host", "--out", "--json", "--help"]), max_size=3))
     return Case([word for word in [*words, *more] if "\x00" not in word])
 
 
-CASES = st.one_of(evaluation(), evaluation(), evaluation(), comparison(), comparison(), training(), training(),
-                  principles(), reading(), other())  # fmt: skip
+CASES = st.one_of(
+    evaluation(),
+    evaluation(),
+    evaluation(),
+    comparison(),
+    comparison(),
+    training(),
+    training(),
+    principles(),
+    reading(),
+    other(),
+)

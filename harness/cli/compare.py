@@ -312,7 +312,7 @@ def _measure(
 
 
 def _judge_tests(
-    old: Side, suites: list[str], judge: str | None, human: dict[str, pd.DataFrame], seed: int, engine: Engine
+    old: Side, suites: Sequence[str], judge: str | None, human: dict[str, pd.DataFrame], seed: int, engine: Engine
 ) -> tuple[pd.DataFrame | None, list[str]]:
     """What the judge's tests found, on the baseline's answers or in its run, and notes on what was not tested."""
     import pandas as pd

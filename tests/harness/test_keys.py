@@ -97,7 +97,7 @@ ROWS: list[tuple[str, Any, set[str]]] = [
     ("models.feedback", "other/feedback", {"feedback.plain", "feedback.one_principle", "hhh"}),
     ("models.feedback_cot", "other/feedback", {"feedback.cot"}),
     ("models.judge", "feedback", {"elo"}),
-    ("models.engine", "transformers", CHAINS | ANSWERS | LABELS | SAMPLES | {"hhh"}),
+    ("models.engine", "vllm", CHAINS | ANSWERS | LABELS | SAMPLES | {"hhh"}),
     ("models.trust_remote_code", True, set()),
     ("data.hh_rlhf", "hh", {"data"}),
     ("data.helpful", "hh/helpful-base", {"data"}),

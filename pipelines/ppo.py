@@ -92,6 +92,7 @@ class PPOConfig:
     mixed_precision: Literal["no", "bf16"] = "no"
     report_to: str | None = None
     rollout_batch_size: int = 64  # answers sampled at once
+    origin: str = ""  # the caller's hash of what the run is made from, the scorer among it; a resumed run has the same
 
     def __post_init__(self) -> None:
         for name in ("updates", "rollouts_per_update", "minibatch_size", "epochs", "max_new_tokens", "temperature"):
@@ -198,6 +199,11 @@ class _Run:
         self.prompt_ids = [chat.encode_prompt(tokenizer, prompt) for prompt in self.prompts]
         self.accelerator = _accelerator(config, out)
         self.policy = policy.eval()
+        # Two sums a weight tell other weights apart, and cost a thousandth of one update.
+        self.start = [
+            (name, tuple(p.shape), float(p.sum(dtype=torch.float64)), float(p.norm(dtype=torch.float64)))
+            for name, p in policy.state_dict().items()
+        ]
         self.adapter = policy.active_adapter if hasattr(policy, "peft_config") else None
         self.reference = None if self.adapter else copy.deepcopy(policy).requires_grad_(False)
         model = ActorCritic(self.policy, config.temperature)
@@ -451,8 +457,7 @@ class _Run:
     def identity(self) -> str:
         """What must agree between a checkpoint and the run that goes on from it."""
         settings = {k: v for k, v in asdict(self.config).items() if k not in _MAY_CHANGE}
-        shapes = [(name, tuple(p.shape)) for name, p in self.named()]
-        return hashlib.sha256(repr((settings, self.prompts, shapes)).encode()).hexdigest()
+        return hashlib.sha256(repr((settings, self.prompts, self.start)).encode()).hexdigest()
 
 
 def _accelerator(config: PPOConfig, out: Path) -> Accelerator:

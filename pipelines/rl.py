@@ -37,6 +37,7 @@ def train(
     seed: int,
     report_to: str,
     checkpoint_every: int = 1,
+    origin: str = "",
     progress: Progress,
 ) -> pd.DataFrame:
     """RL from `start` against `pm` by PPO or RLOO; the log (step, reward, kl, ...)."""
@@ -73,6 +74,7 @@ def train(
         checkpoint_every=checkpoint_every,
         snapshot_steps=snapshot_steps(settings.updates, settings.snapshots),
         seed=seed,
+        origin=origin,
         mixed_precision="bf16" if checkpoints.device() == "cuda" else "no",
         report_to=None if report_to == "none" else report_to,
     )
@@ -328,6 +330,7 @@ def train_rl(work: Work) -> None:
         seed=settings.seed,
         report_to=work.options.report_to,
         checkpoint_every=work.options.rl.checkpoint_every,
+        origin=work.origin,
         progress=work.progress,
     )
     work.count(log.attrs.get("tokens"))

@@ -216,7 +216,7 @@ def test_killed_in_the_middle_of_ppo_it_ends_with_the_same_artefacts(tiny_model:
         ("name: [x", "not valid YAML"),
         ("name: x\narms: [rl_cay]", "unknown arm 'rl_cay'"),
         ("name: x\nsuites: [elos]", "suites: elos: no such suite; choose from elo, pm_score"),
-        ("name: x\nsuites: [hhh]", "data.hhh: suite hhh needs the HHH comparisons"),
+        ("name: x\nsuites: [hhh]", "suite hhh needs the HHH comparisons"),
         ("name: x\ndata: {hh_rlhf: ./no/such/folder}", "not found"),
         ("name: x\ndata: {redteam_prompts: broken.jsonl}", "line 2: not valid JSON"),
         ("name: x\ndata: {redteam_prompts: empty.jsonl}", "prompt set is empty"),

@@ -259,6 +259,13 @@ def test_a_checkpoint_of_another_run_is_refused(tokenizer: Any, tmp_path: Path) 
         train(tiny(tokenizer), tokenizer, tmp_path, on_update=kill)
     with pytest.raises(UserError, match=r"other settings.*delete"):
         train(tiny(tokenizer), tokenizer, tmp_path, changes={"learning_rate": 1.0})
+    with pytest.raises(UserError, match=r"other settings.*delete"):  # another PM, say
+        train(tiny(tokenizer), tokenizer, tmp_path, changes={"origin": "other"})
+    other = tiny(tokenizer)
+    with torch.no_grad():
+        next(iter(other.parameters()))[0, 0] += 0.01
+    with pytest.raises(UserError, match=r"other settings, prompts or weights"):
+        train(other, tokenizer, tmp_path)
 
 
 def test_model_and_snapshots_are_standard_checkpoints(tokenizer: Any, tmp_path: Path) -> None:

@@ -66,6 +66,13 @@ CHATML = (
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny model, saved once."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_tiny_model(folder)
+    return folder
+
+
+def save_tiny_model(folder: Path) -> None:
     """A real, random Llama of 2 layers with a byte-level tokenizer whose pad token is its end of turn, as SmolLM2's."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -98,10 +105,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         head_dim=32,  # the smallest that vLLM reads on a CPU
         tie_word_embeddings=True,
     )
-    folder = tmp_path_factory.mktemp("models") / "tiny"
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return folder
 
 
 # ---------------------------------------------------------------- the command line, and a run of a tiny model

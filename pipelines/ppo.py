@@ -201,7 +201,7 @@ class _Run:
         self.policy = policy.eval()
         # Two sums a weight tell other weights apart, and cost a thousandth of one update.
         self.start = [
-            (name, tuple(p.shape), float(p.sum(dtype=torch.float64)), float(p.norm(dtype=torch.float64)))
+            (name, tuple(p.shape), float(p.float().sum()), float(p.float().norm()))
             for name, p in policy.state_dict().items()
         ]
         self.adapter = policy.active_adapter if hasattr(policy, "peft_config") else None

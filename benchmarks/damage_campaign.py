@@ -3,7 +3,7 @@
     python benchmarks/damage_campaign.py RUN EXPERIMENT.yaml [--repair 3] [--seed 0]
 
 RUN is a finished run of EXPERIMENT; a copy is worked on. Each artefact's damage must show in the plan (its stage is not
-done), and with the bytes put back the stage is done again. `--repair` of the damaged ones are also made again by `cai run`,
+done), and with the bytes put back it is done again. `--repair` of the damaged ones are also repaired by `cai run`,
 after which `cai verify` must find the run whole. Last, the seconds that a plan of the undamaged run takes, beside those
 of one that has to hash everything. Prints a table, then one JSON line; exits with 1 where a damage went unnoticed.
 """

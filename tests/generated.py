@@ -108,7 +108,7 @@ def as_parquet(table: list[dict[str, Any]]) -> bytes:
         frame.to_parquet(out, index=False)
     except Exception:  # mixed, huge or lone surrogates
         out = io.BytesIO()
-        safe = frame.astype(str).map(lambda v: v.encode("utf-8", "replace").decode("utf-8"))
+        safe = frame.map(lambda v: str(v).encode("utf-8", "replace").decode("utf-8"))
         safe.rename(columns=lambda c: c.encode("utf-8", "replace").decode("utf-8")).to_parquet(out, index=False)
     return out.getvalue()
 

@@ -1,6 +1,6 @@
 """Whatever is typed or named: exit 0, 1 or 2, at most one line of error, no traceback, nothing changed but --out.
 
-CAI_HOSTILE_EXAMPLES sets how many commands are generated; `benchmarks/hostile_campaign.py` runs thousands.
+CAI_HOSTILE_EXAMPLES sets how many commands are generated.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def stands(case: Case, whole_run: Path, monkeypatch: pytest.MonkeyPatch, capsys:
         took = time.monotonic() - began
         out, said = capsys.readouterr()
         changed = content(folder / "in") != before
-        kept = list((folder / "cache").rglob("*"))
+        kept = list((folder / "cache").rglob("error-*"))
     command = arguments[0] if arguments else ""
     OUTCOMES[f"{command if command.isalpha() else 'other'}: exit {code}"] += 1
     SLOWEST.append((round(took, 1), " ".join(arguments)))

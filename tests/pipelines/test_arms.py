@@ -186,7 +186,7 @@ def test_an_arm_is_built_from_the_papers_parts(tmp_path: Path, training: arms.Tr
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        ("def arms(experiment, training):\n    return {}", "unknown arm 'mine'"),
+        ("def arms(experiment, training):\n    return {}", "with at least one arm"),
         ("x = 1", "AttributeError"),
         ("def arms(", "SyntaxError"),
         (None, "not found"),

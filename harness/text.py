@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 # Controls (but for line feed and tab), line separators, overrides of direction, halves of characters, no characters.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~$:&])")
+# What Markdown, GitHub and Streamlit read as more than a character; rl_cai keeps its underscore.
+_MARKDOWN = re.compile(r"[\\`*\[\]<>#|~$&]|(?<![^\W_])_|_(?![^\W_])|^(?:[-+=]|\d+(?=[.)]))")
 _SHORTCODE = re.compile(r":(?=[\w+/-]+:)")  # :smile:, Streamlit's :material/delete:; no backslash helps against them
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what begins a formula in some spreadsheet
 
@@ -53,7 +54,8 @@ def markdown(value: object) -> str:
 
     A colon that would begin an icon's or emoji's name gets an invisible word joiner after it.
     """
-    return _MARKDOWN.sub(r"\\\1", _SHORTCODE.sub(":\u2060", " ".join(terminal(value).split())))
+    shown = _SHORTCODE.sub(":\u2060", " ".join(terminal(value).split()))
+    return _MARKDOWN.sub(lambda found: f"{found[0]}\\" if found[0].isdecimal() else f"\\{found[0]}", shown)
 
 
 def csv(table: pd.DataFrame) -> str:

@@ -194,7 +194,7 @@ def test_junit_counts_what_ci_shows() -> None:
     suite = ElementTree.fromstring(gate.junit(judged, "mine"))
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("1", "1", "0")
     text = gate.markdown(judged, "rl_cai", "mine", ["a note"])
-    assert "# mine against rl\\_cai" in text
+    assert "# mine against rl_cai" in text
     assert "**Regression.**" in text
     assert "- evasive_rate is worse: " in text
     assert "- a note" in text

@@ -186,7 +186,7 @@ def test_benign_prompts_give_an_over_refusal_rate(cai: Cai, tmp_path: Path) -> N
     pd.DataFrame(rows[:3]).drop(columns=["benign", "arm"]).to_csv(tmp_path / "y.csv", index=False)
     code, printed, said = cai("eval", tmp_path / "x.csv", tmp_path / "y.csv", "--suite", "evasiveness", "--json")
     assert code == 0, said
-    assert "[1/1] evasiveness" in said  # progress, beside the JSON
+    assert "[1/1] evasiveness" in cai.said  # type: ignore[attr-defined]  # progress, beside the JSON
     value = pd.DataFrame(json.loads(printed)).set_index(["arm", "metric"])
     assert value["estimate"]["x", "over_refusal_rate"] == 12 / 16
     assert value["n"]["x", "over_refusal_rate"] == 16

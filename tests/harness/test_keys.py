@@ -90,14 +90,14 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 ROWS: list[tuple[str, Any, set[str]]] = [
     ("name", "y", set()),
-    ("seed", 1, {"data"} | PMS | RL | CHAINS | ANSWERS | LABELS | {"sl_cai"} | SAMPLES | SUITES),
+    ("seed", 1, {"data"} | PMS | RL | CHAINS | ANSWERS | LABELS | {"sl_cai", "judges"} | SAMPLES | SUITES),
     ("models.base", "other/base",
      PMS | {"helpful_only", "hh_rlhf", "sl_cai", "sample.pretrained", "along.helpful_only", "along.hh_rlhf", "hhh"}
      | {"feedback.plain", "feedback.one_principle"}),
     ("models.feedback", "other/feedback", {"feedback.plain", "feedback.one_principle", "hhh"}),
     ("models.feedback_cot", "other/feedback", {"feedback.cot"}),
-    ("models.judge", "feedback", {"elo"}),
-    ("models.engine", "vllm", CHAINS | ANSWERS | LABELS | SAMPLES | {"hhh"}),
+    ("models.judge", "feedback", {"elo", "judges"}),
+    ("models.engine", "vllm", CHAINS | ANSWERS | LABELS | SAMPLES | {"hhh", "elo", "judges"}),
     ("models.trust_remote_code", True, set()),
     ("data.hh_rlhf", "hh", {"data"}),
     ("data.helpful", "hh/helpful-base", {"data"}),
@@ -143,7 +143,7 @@ ROWS: list[tuple[str, Any, set[str]]] = [
     ("pm.learning_rate", 1.0, PMS),
     ("pm.batch_size", 9, PMS),
     ("pm.micro_batch_size", 2, PMS),
-    ("pm.max_length", 99, PMS | RL | SCORED | ALONG | {"goodharting"}),
+    ("pm.max_length", 99, PMS | RL | SCORED | ALONG | {"goodharting", "elo", "judges"}),
     ("pm.variants", ("hard",), set()),
     ("rl.algorithm", "rloo", RL),
     ("rl.updates", 7, RL),
@@ -157,6 +157,7 @@ ROWS: list[tuple[str, Any, set[str]]] = [
     ("rl.missing_eos_penalty", 1.0, RL),
     ("rl.snapshots", 1, RL),
     ("rl.checkpoint_every", 2, set()),
+    ("rl.engine", "vllm", RL),
     ("report_to", "none", set()),
 ]  # fmt: skip
 
@@ -202,7 +203,7 @@ def test_a_stale_input_makes_its_dependants_stale(files: Path) -> None:
     after_sl_cai = {"sl_cai", "response_pairs"} | LABELS | {"rl_cai", "rl_cai_cot", "along.rl_cai", "along.rl_cai_cot"}
     pms = {name for name in PMS if name.startswith("pm.rl_cai")}
     samples = {"sample.sl_cai", "sample.rl_cai", "sample.rl_cai_cot", "responses"}
-    assert reached == after_sl_cai | pms | samples | SUITES - {"hhh"} | {"results", "report"}
+    assert reached == after_sl_cai | pms | samples | SUITES - {"hhh"} | {"judges", "results", "report"}
 
 
 # ---------------------------------------------------------------- files and models
@@ -258,7 +259,7 @@ def test_new_weights_make_stale_what_loads_them(files: Path, monkeypatch: pytest
 
 # ---------------------------------------------------------------- code
 
-ENGINES = CHAINS | ANSWERS | LABELS | SAMPLES | {"elo", "hhh"}  # all that may open a model to ask it
+ENGINES = CHAINS | ANSWERS | LABELS | SAMPLES | {"elo", "judges", "hhh"}  # all that may open a model to ask it
 EDITS: list[tuple[str, str, set[str]]] = [
     ("harness/data.py", "select", {"data"}),
     ("harness/graph.py", "plan", set()),
@@ -271,7 +272,7 @@ EDITS: list[tuple[str, str, set[str]]] = [
     ("harness/cli/run.py", "run", set()),
     ("harness/models/server.py", "ServerGenerator", ENGINES),
     ("harness/models/transformers.py", "Generator", ENGINES),
-    ("harness/compare.py", "ask", LABELS | {"elo", "hhh", "evasiveness"}),
+    ("harness/compare.py", "ask", LABELS | {"elo", "judges", "hhh", "evasiveness"}),
     ("pipelines/sft.py", "train", {"sl_cai"}),
     ("pipelines/trainer.py", "run", PMS | RL | {"sl_cai"}),
     ("pipelines/preference_model.py", "train", PMS),

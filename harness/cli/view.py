@@ -38,8 +38,8 @@ def claims(
 ) -> None:
     """Judge the paper's 16 claims on a run's own data, with effect, interval, n and the smallest effect to be seen.
 
-    Of several runs of one experiment by seeds, claims about trained models are judged over seeds and prompts: with three
-    or more, the verdict is of the method. Such verdicts are printed and written into no run.
+    Of several runs of one experiment by seeds, claims about trained models are judged over seeds and prompts: with
+    three or more, the verdict is of the method. Such verdicts are printed and written into no run.
 
     Examples:
 

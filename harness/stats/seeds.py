@@ -5,10 +5,10 @@ Seeds and prompts are crossed: every seed's models answer the same prompts. The 
     A + C,  A = variance of the seeds' statistics / S,  C = mean covariance of two seeds' statistics over prompts
 
 where A holds what differs from run to run and each run's own noise of prompts, and C what all runs share because
-they answer the same prompts (two-way clustering, Cameron, Gelbach and Miller 2011). With few seeds A is itself uncertain:
-degrees of freedom are 1 / (r / (S - 1) + (1 - r)^2 / (P - 1)), r = A / (A + C), P prompts. It is Satterthwaite's formula
-with r in place of r^2, which counts less where r was underestimated by chance: with 3 to 8 seeds and any mixture of the
-two, 95 % intervals cover in 94 to 97 % of simulated studies (tests/harness/test_seeds.py).
+they answer the same prompts (two-way clustering, Cameron, Gelbach and Miller 2011). With few seeds A is itself
+uncertain: degrees of freedom are 1 / (r / (S - 1) + (1 - r)^2 / (P - 1)), r = A / (A + C), P prompts. It is
+Satterthwaite's formula with r in place of r^2, which forgives an r that was underestimated by chance: with 3 to 8 seeds
+and any mixture of the two, 95 % intervals cover in 94 to 97 % of simulated studies (tests/harness/test_seeds.py).
 """
 
 from __future__ import annotations

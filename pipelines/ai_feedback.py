@@ -28,9 +28,7 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def few_shot(
-    constitution: Constitution, *, cot: bool, seed: int = 0, one_principle: bool = False
-) -> list[chat.Message]:
+def few_shot(constitution: Constitution, *, cot: bool, seed: int = 0, only: int | None = None) -> list[chat.Message]:
     """Worked comparisons as turns before the question, in its form, each with its answer or, with `cot`, its reasoning.
 
     Each asks a principle drawn for itself, as in the paper, but once for all labels, so that they are read once.
@@ -38,7 +36,7 @@ def few_shot(
     shots = constitution.few_shot
     if shots is None:
         return []
-    principles = constitution.comparison[:1] if one_principle else constitution.comparison
+    principles = constitution.comparison if only is None else [constitution.comparison[only]]
     examples: list[tuple[str, str, str, str, str | None]]  # prompt, (A), (B), the better one, why
     if cot:
         examples = [(s.prompt, s.a, s.b, s.answer, s.reasoning) for s in shots.cot]
@@ -67,15 +65,15 @@ def label(
     cot_tokens: int,
     seed: int,
     shots: bool = True,
-    one_principle: bool = False,
+    only: int | None = None,
     on_batch: Callable[[Rows], None] = lambda rows: None,
 ) -> pd.DataFrame:
     """AI labels for `pairs` (prompt, response_a, response_b): columns `COLUMNS`, p_a the label after averaging both
     orders and, with `cot`, the clamp; `mass` is P(A) + P(B), low where the model would rather say something else.
-    A principle is drawn for each pair, or with `one_principle` the constitution's first is taken for all.
+    A principle is drawn for each pair, or that at place `only` of the constitution is taken for all.
     """
-    before = few_shot(constitution, cot=cot, seed=seed, one_principle=one_principle) if shots else []
-    principles = constitution.comparison[:1] if one_principle else constitution.comparison
+    before = few_shot(constitution, cot=cot, seed=seed, only=only) if shots else []
+    principles = constitution.comparison if only is None else [constitution.comparison[only]]
     records: Rows = [
         {"prompt": p, "response_a": a, "response_b": b}
         for p, a, b in zip(pairs["prompt"], pairs["response_a"], pairs["response_b"], strict=True)
@@ -136,7 +134,7 @@ def two_answers(answers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"prompt": wide.index.to_numpy()} | columns)
 
 
-SETTINGS = ("seed", "feedback.few_shot", "models.engine")  # and constitution (its questions), cot, one_principle
+SETTINGS = ("seed", "feedback.few_shot", "models.engine")  # and constitution (its questions), cot, only
 COT_SETTINGS = ("feedback.clamp", "feedback.cot_tokens")
 OPTIONS = ("scale.batch_size",)
 
@@ -160,7 +158,7 @@ def label_pairs(work: Work) -> None:
         cot_tokens=feedback.cot_tokens if settings.cot else 0,
         seed=settings.seed,
         shots=feedback.few_shot,
-        one_principle=settings.one_principle,
+        only=settings.only,
         on_batch=done.keep,
     )
     labels = as_asked(pd.DataFrame(done.rows, columns=COLUMNS), pairs["prompt"].tolist())

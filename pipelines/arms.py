@@ -24,6 +24,9 @@ from pipelines import ai_feedback, critique_revise, preference_model, respond, r
 ARM = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")  # an arm's name, which is that of its stage's folder
 
 
+SINGLE_PRINCIPLES = 3  # that a variant of pm.rl_cai learns from alone, for claim 16: one could be lucky
+
+
 @dataclass(frozen=True)
 class Training:
     """The stages that make the arms. arms: an arm's stage, or None for the pretrained model as given."""
@@ -86,14 +89,13 @@ def plan(experiment: Experiment) -> Training:
             arms[arm] = line.rl(
                 arm, pm, human=["helpful"], prompts=["helpful", "harmless"], policy=sl_cai, labels=labels[mode]
             )
-    for variant in experiment.pm.variants if "rl_cai" in wanted else ():  # only measured (section 4.3)
-        chosen = (
-            line.label("feedback.one_principle", pairs, arms, one_principle=True)
-            if variant == "one_principle"
-            else None
-        )
-        name = f"pm.rl_cai.{variant}"
-        pms[name] = line.pm(name, human=["helpful"], labels=chosen or labels["plain"], hard=variant == "hard")
+    variants = experiment.pm.variants if "rl_cai" in wanted else ()  # only measured (section 4.3)
+    if "hard" in variants:
+        pms["pm.rl_cai.hard"] = line.pm("pm.rl_cai.hard", human=["helpful"], labels=labels["plain"], hard=True)
+    if "one_principle" in variants:
+        for name, place in line.single_principles().items():
+            own = line.label(f"feedback.{name}", pairs, arms, only=place)
+            pms[f"pm.rl_cai.{name}"] = line.pm(f"pm.rl_cai.{name}", human=["helpful"], labels=own)
     training = Training(line.data, arms, pms, chains, labels, build=line)
     for file in experiment.methods:
         arms |= own_arms(Path(file), experiment, training)
@@ -243,6 +245,12 @@ class Builder:
             options=self.experiment.settings(*sft.OPTIONS),
         )
 
+    def single_principles(self) -> dict[str, int]:
+        """Places of comparison principles, evenly over the constitution, by the variant that asks one alone."""
+        n = len(self.constitution.comparison)
+        places = sorted({place * n // SINGLE_PRINCIPLES for place in range(SINGLE_PRINCIPLES)})
+        return {f"one_principle_{number}": place for number, place in enumerate(places, start=1)}
+
     def label(
         self,
         name: str,
@@ -250,9 +258,12 @@ class Builder:
         arms: Mapping[str, Stage | None],
         *,
         cot: bool = False,
-        one_principle: bool = False,
+        only: int | None = None,
     ) -> Stage:
-        """Labels by models.feedback, or with `cot` by models.feedback_cot, which may be one of `arms`."""
+        """Labels by models.feedback, or with `cot` by models.feedback_cot, which may be one of `arms`.
+
+        only: the place of the one comparison principle that is asked for all pairs; None: one is drawn for each.
+        """
         model, inputs = self.feedback_cot if cot else self.feedback, {"responses": pairs}
         if cot and model.startswith("arm:"):
             arm = model.removeprefix("arm:")
@@ -263,7 +274,7 @@ class Builder:
                 )
             model, policy = self.base, arms[arm]
             inputs |= {"policy": policy} if policy is not None else {}
-        own: dict[str, Any] = {"cot": cot, "one_principle": one_principle}
+        own: dict[str, Any] = {"cot": cot, "only": only}
         own["constitution"] = Excerpt.of(self.constitution, "comparison", "cot" if cot else "comparison")
         extra = ai_feedback.COT_SETTINGS if cot else ()
         return Stage(

@@ -13,13 +13,6 @@ MADE_BY = {  # metric: suite and kind of prompts of the judge behind it
     "elo_helpfulness": ("elo", "helpful"),
     "pm_score": ("pm_score", "harmless"),
 }
-TESTS = {
-    "human_accuracy": "agrees with people on held-out pairs",
-    "moved": "prefers an answer to one that answers another prompt",
-    "truncated": "prefers an answer to its first third",
-    "scrambled": "prefers an answer to its words in random order",
-    "non_evasive": "prefers the non-evasive of two harmless answers",
-}
 
 
 def mark(run: RunData, metric: str) -> str:
@@ -49,7 +42,7 @@ def tests(run: RunData) -> pd.DataFrame:
         {
             "judge": row["judge"],
             "prompts": row["kind"],
-            "test": TESTS.get(row["metric"], row["metric"]),
+            "test": judge_quality.WORDS.get(row["metric"], row["metric"]),
             "right": reading.interval(row["estimate"], row["low"], row["high"], "%"),
             "pairs": str(row["n"]),
             "passed": "yes" if row["passed"] else "no",

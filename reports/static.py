@@ -86,7 +86,7 @@ def _content(data: RunData, chapters: list[tuple[str, list[Exhibit]]]) -> dict[s
         "five_rows": tables.five_rows(data),
         "claims": claims,
         "no_claims": no_claims,
-        "claims_reading": "" if claims is None else reading.counts(claims["verdict"].tolist()),
+        "claims_reading": "" if claims is None else f"{reading.counts(claims['verdict'].tolist())}; {_scope(data)}",
         "verdicts": tables.VERDICTS,
         "chapters": chapters,
         "prompts": prompts or [],
@@ -100,6 +100,13 @@ def _content(data: RunData, chapters: list[tuple[str, list[Exhibit]]]) -> dict[s
         "provenance": tables.provenance(data),
         "rerun": _rerun(data),
     }
+
+
+def _scope(data: RunData) -> str:
+    """Whose result the verdicts are; a folder that does not say is of one run."""
+    table = data.table("claims", ["scope"])
+    found = set() if table is None or "scope" not in table else set(table["scope"].dropna())
+    return f"all verdicts are {' and '.join(sorted(found)) or 'of these checkpoints'}, not of the method in general"
 
 
 def limits(data: RunData) -> list[str]:

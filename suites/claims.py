@@ -8,6 +8,9 @@ over the measured claims. What is neither is underpowered. p-values carry an all
 A one-sided p is the larger of the bootstrap's and the t statistic's: with few prompts percentiles alone are too narrow,
 which is why draws are expanded as well (Hesterberg 2015, section 3.3).
 
+An interval over prompts says nothing of the next training run: verdicts from one run are of its checkpoints. Over
+several seeds of an experiment, seeds and prompts vary together (`harness.stats.seeds`).
+
 Two things come before the test. Things are found to be alike only where a difference could have shown itself (roles of
 `Contrast`), and a judge that has not earned it (`judge_quality`) decides nothing: the judge cannot tell.
 """
@@ -15,7 +18,7 @@ Two things come before the test. Things are found to be alike only where a diffe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +29,16 @@ from scipy import special
 
 from harness.errors import UserError
 from harness.stats import Bootstrap, holm
+from harness.stats.seeds import over_seeds
 from suites import judge_quality
 from suites.claims_contrasts import Contrast, NotMeasured
 from suites.claims_measures import MEASURES
 from suites.claims_tables import Tables
 
 PATH = Path(__file__).with_name("claims.yaml")
-COLUMNS = ["id", "statement", "source", "verdict", "effect", "low", "high", "n", "mde", "test", "p", "p_holm", "note"]
+COLUMNS = [
+    "id", "statement", "source", "verdict", "effect", "low", "high", "n", "mde", "test", "p", "p_holm", "note", "scope",
+]  # fmt: skip
 # A bootstrap test at 5 % is wrong in 4.5 to 6 % of simulated studies of 20 to 120 prompts: p is raised by a quarter, so
 # that false verdicts stay under 5 %.
 ALLOWANCE = 1.25
@@ -40,6 +46,8 @@ POWER = 0.85  # aimed at, so that 80 % of simulated studies find what they shoul
 TESTS = ("difference", "trend", "equivalence", "non_inferiority", "ordering")
 REPRODUCED, CONTRADICTED, UNDERPOWERED = "reproduced", "contradicted", "underpowered"
 CANNOT_TELL, NOT_MEASURED = "judge cannot tell", "not measured"
+CHECKPOINTS, METHOD = "of these checkpoints", "of the method"
+SEEDS = 3  # training runs, at least, of which a verdict on the method is drawn
 WEIGHED = (REPRODUCED, CONTRADICTED, UNDERPOWERED)  # these verdicts come with numbers
 
 
@@ -59,6 +67,7 @@ class Claim:
     margin_reason: str | None = None
     judged_by: tuple[str, ...] = ()
     non_evasive: bool = False
+    trained: bool = False
     caveat: str | None = None
 
     def bounds(self, contrast: Contrast) -> tuple[float, float]:
@@ -145,12 +154,11 @@ def verdict(evidence: Evidence, p_adjusted: float, min_n: int, alpha: float = 0.
 
 
 def expanded(value: Bootstrap) -> Bootstrap:
-    """`value` with draws as wide as a t interval on n - 1 degrees of freedom asks for."""
-    if value.n < 2:
+    """`value` with draws as wide as a t interval on its degrees of freedom asks for."""
+    if value.n < 2 or value.se == 0:
         return value
-    t, z = special.stdtrit(value.n - 1, 0.975), special.ndtri(0.975)
-    factor = np.sqrt(value.n / (value.n - 1)) * t / z
-    return Bootstrap(value.estimate, value.estimate + factor * (value.draws - value.estimate), value.n)
+    factor = value.unbiased_se / value.se * special.stdtrit(value.df, 0.975) / special.ndtri(0.975)
+    return replace(value, draws=value.estimate + factor * (value.draws - value.estimate))
 
 
 def one_sided(value: Bootstrap, bound: float, sign: int) -> float:
@@ -159,10 +167,9 @@ def one_sided(value: Bootstrap, bound: float, sign: int) -> float:
         return 1.0
     beyond = sign * (expanded(value).draws - bound)
     share = float((beyond <= 0).mean())
-    se = value.se * np.sqrt(value.n / (value.n - 1))
-    if se == 0:  # nothing varies: the resolution of the bootstrap is all there is
+    if value.se == 0:  # nothing varies: the resolution of the bootstrap is all there is
         return max(share, 1 / (1 + len(beyond)))
-    return max(share, float(special.stdtr(value.n - 1, sign * (bound - value.estimate) / se)))
+    return max(share, float(special.stdtr(value.df, sign * (bound - value.estimate) / value.unbiased_se)))
 
 
 def detectable(value: Bootstrap, bounds: int, tests: int = 1, alpha: float = 0.05) -> float:
@@ -174,32 +181,36 @@ def detectable(value: Bootstrap, bounds: int, tests: int = 1, alpha: float = 0.0
     if value.n < 2:
         return float("inf")
     level = alpha / (2 * ALLOWANCE * tests)
-    reach = special.stdtrit(value.n - 1, 1 - level) + special.ndtri(1 - (1 - POWER) / bounds)
-    return float(reach * value.se * np.sqrt(value.n / (value.n - 1)))
+    reach = special.stdtrit(value.df, 1 - level) + special.ndtri(1 - (1 - POWER) / bounds)
+    return float(reach * value.unbiased_se)
 
 
-def judge(results: Path, *, seed: int = 0, alpha: float = 0.05) -> pd.DataFrame:
+def judge(results: Path | Sequence[Path], *, seed: int = 0, alpha: float = 0.05) -> pd.DataFrame:
     """A verdict for each claim from the tables in `results` (RUN/results): columns `COLUMNS`.
 
-    effect, low and high (1 - alpha interval, uncorrected) and mde (`detectable`, corrected) are in the claim's unit, of
-    the contrast that decides; n: prompts; p: two-sided, p_holm: Holm's among the claims with at least min_n prompts. A
-    claim not measured says in note what would measure it, one that the judge cannot tell, where the judge failed.
-    Raises UserError when `results` is no folder or a score is not finite.
+    results: one folder, or one a training seed of the same experiment. effect, low and high (1 - alpha interval,
+    uncorrected) and mde (`detectable`, corrected) are in the claim's unit, of the contrast that decides; n: prompts; p:
+    two-sided, p_holm: Holm's among the claims with at least min_n prompts. A claim not measured says in note what would
+    measure it, one that the judge cannot tell, where the judge failed. scope: whose result it is.
+    Raises UserError when a folder of `results` is none, or a score is not finite.
     """
-    if not results.is_dir():
-        raise UserError(f"{results}: no results folder; give RUN/results of `cai run` or `cai eval --out`")
-    tables, claims = Tables(results, seed), load_claims()
+    folders = [results] if isinstance(results, Path) else list(results)
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no results folder; give RUN/results of `cai run` or `cai eval --out`")
+    runs, claims = [Tables(folder, seed) for folder in folders], load_claims()
     rows: list[dict[str, Any]] = []
     found: dict[int, tuple[Evidence, list[Contrast]]] = {}
     for claim in claims:
         row = {"id": claim.id, "statement": claim.statement, "source": claim.source, "test": claim.test, "n": 0}
+        row["scope"] = METHOD if claim.trained and len(runs) >= SEEDS else CHECKPOINTS
         try:
-            contrasts = MEASURES[claim.measure](tables)
+            contrasts = _contrasts(claim, runs)
         except NotMeasured as missing:
             known = [_said(contrast, alpha) for contrast in missing.known]
             rows.append(row | {"verdict": NOT_MEASURED, "note": "; ".join([str(missing), *known])})
             continue
-        if doubts := _doubts(claim, tables):
+        if doubts := [doubt for run in runs for doubt in _doubts(claim, run)]:
             rows.append(row | {"verdict": CANNOT_TELL, "note": f"the judge cannot tell: {'; '.join(doubts)}"})
             continue
         found[claim.id] = weigh(claim, contrasts, alpha), contrasts
@@ -218,6 +229,17 @@ def judge(results: Path, *, seed: int = 0, alpha: float = 0.05) -> pd.DataFrame:
             row["note"] = _note(claim, contrasts, evidence, decided, alpha)
     numbers = {column: "float64" for column in ("effect", "low", "high", "mde", "p", "p_holm")}
     return pd.DataFrame(rows, columns=COLUMNS).astype({**numbers, "n": "int64"})
+
+
+def _contrasts(claim: Claim, runs: Sequence[Tables]) -> list[Contrast]:
+    """The claim's contrasts; of several runs, their means over training seeds. Raises NotMeasured as measures do."""
+    measured = [MEASURES[claim.measure](run) for run in runs]
+    if len(measured) == 1:
+        return measured[0]
+    if len({tuple(contrast.name for contrast in contrasts) for contrasts in measured}) > 1:
+        raise NotMeasured("the runs do not measure the same arms, snapshots or variants; run one experiment by seeds")
+    means = (over_seeds([contrast.value for contrast in same]) for same in zip(*measured, strict=True))
+    return [replace(contrast, value=value) for contrast, value in zip(measured[0], means, strict=True)]
 
 
 def _doubts(claim: Claim, tables: Tables) -> list[str]:

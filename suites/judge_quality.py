@@ -38,6 +38,13 @@ MIN_N = 10  # independent pairs; intervals over fewer are too narrow to pass any
 MOST = 100  # answers that are damaged, of each kind of prompt
 PAIRS = Path(__file__).with_name("nonevasive_pairs.jsonl")
 
+WORDS = {
+    "human_accuracy": "agrees with people on held-out pairs",
+    "moved": "prefers an answer to one that answers another prompt",
+    "truncated": "prefers an answer to its first third",
+    "scrambled": "prefers an answer to its words in random order",
+    "non_evasive": "prefers the non-evasive of two harmless answers",
+}
 _ANSWERS = {"correct": "outcome", "p": "p"}
 
 Compare = Callable[[pd.DataFrame, str], pd.DataFrame]  # (responses, kind) -> comparisons, `suites.judges.COLUMNS`

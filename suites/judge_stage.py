@@ -21,8 +21,8 @@ def reads(experiment: Experiment) -> tuple[dict[str, Any], dict[str, str | Path]
     """(settings, files, models) of the judges, by their place: "judge.0" decides, others stand beside it."""
     models = experiment.models
     names = [_name(judge, experiment) for judge in models.judge]
-    settings = experiment.settings("models.engine", *SCORE_SETTINGS)
-    settings |= {"judges": [judge_open.label(name) for name in names], "circular": _circular(experiment)}
+    settings: dict[str, Any] = {"judges": [judge_open.label(name) for name in names]}
+    settings["circular"] = _circular(experiment)
     files: dict[str, str | Path] = {}
     weights: dict[str, str] = {}
     for place, name in enumerate(names):
@@ -31,6 +31,7 @@ def reads(experiment: Experiment) -> tuple[dict[str, Any], dict[str, str | Path]
             files[f"judge.{place}"] = value
         elif kind in ("pm", "model", "server"):
             weights[f"judge.{place}"] = name if kind == "server" else value
+            settings |= experiment.settings(*(SCORE_SETTINGS if kind == "pm" else ("models.engine",)))
     return settings, files, weights
 
 
@@ -58,9 +59,11 @@ def _circular(experiment: Experiment) -> list[str]:
 def stage(experiment: Experiment, responses: Stage, data: Stage, gold: dict[str, Stage]) -> Stage:
     """The stage that tests the judges on the run's held-out human pairs and its responses."""
     settings, files, models = reads(experiment)
+    settings |= experiment.settings("seed", *SCORE_SETTINGS)
+    files["nonevasive_pairs"] = judge_quality.PAIRS
     inputs = {"responses": responses, "data": data} | gold
     options = experiment.settings(*OPTIONS)
-    return Stage("judges", measure_judges, experiment.settings("seed") | settings, inputs, files, models, options)
+    return Stage("judges", measure_judges, settings, inputs, files, models, options)
 
 
 def open_of(work: Work, place: int) -> Judge:
@@ -74,13 +77,12 @@ def open_of(work: Work, place: int) -> Judge:
         value = str(work.files[role])
     elif role in work.models:
         value = work.models[role].removeprefix("server:")
-    opened = judge_open.open_judge(
-        f"{kind}:{value}",
-        engine=work.settings.models.engine,
-        batch_size=work.options.scale.batch_size,
-        max_length=work.settings.pm.max_length,
-    )
-    return judge_open.renamed(opened, name)
+    own: dict[str, Any] = {"batch_size": work.options.scale.batch_size}
+    if kind == "pm":
+        own["max_length"] = work.settings.pm.max_length
+    if kind in ("model", "server"):
+        own["engine"] = work.settings.models.engine
+    return judge_open.renamed(judge_open.open_judge(f"{kind}:{value}", **own), name)
 
 
 def measure_judges(work: Work) -> None:

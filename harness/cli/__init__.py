@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import compare, constitutions, evaluate, inspect, lock, run, verify, view
+from harness.cli import compare, constitutions, evaluate, inspect, judge, lock, run, verify, view
 from harness.errors import UserError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("plan")(run.plan)
 app.command("verify")(verify.verify)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
+app.command("judge")(judge.judge)
 app.command("claims")(view.claims)
 app.command("report")(view.report)
 app.command("dashboard")(view.dashboard)

@@ -109,8 +109,8 @@ def compare(
         notes.append(f"harmlessness judged by {judged_by}")
         with console.status("testing the judge"):
             human = human_pairs({"harmless": harmless_pairs, "helpful": helpful_pairs})
-            asked = [name for name in ("elo", "pm_score") if name in results]
-            tested, untested = _judge_tests(old, asked, judge, human, seed, engine)
+            by_judge = [name for name in ("elo", "pm_score") if name in results]
+            tested, untested = _judge_tests(old, by_judge, judge, human, seed, engine)
         notes += untested
     judged = gate.judge(results, rules, tested=tested, seed=seed)
     with store.disk_space(out):

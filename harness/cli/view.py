@@ -29,10 +29,23 @@ def report(run: RunFolder) -> None:
     Terminal(soft_wrap=True).print("Report:", styled(path, "bold"))
 
 
-def claims(run: RunFolder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON rows.")] = False) -> None:
+def claims(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="A folder that `cai run` or `cai eval --out` wrote, or one a seed."),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON rows.")] = False,
+) -> None:
     """Judge the paper's 16 claims on a run's own data, with effect, interval, n and the smallest effect to be seen.
 
-    Example: `cai claims runs/demo`
+    Of several runs of one experiment by seeds, claims about trained models are judged over seeds and prompts: with
+    three or more, the verdict is of the method. Such verdicts are printed and written into no run.
+
+    Examples:
+
+    `cai claims runs/demo`
+
+    `cai claims runs/seed-0 runs/seed-1 runs/seed-2`
     """
     from rich.table import Table
 
@@ -41,25 +54,29 @@ def claims(run: RunFolder, as_json: Annotated[bool, typer.Option("--json", help=
     from harness.cli.lock import hold
     from suites import claims as judged
 
-    _must_hold_results(run)
-    store.writable(run / "results")
-    hold(run)
-    verdicts = judged.judge(run / "results", seed=_seed(run))
-    with store.disk_space(run):
-        store.write_table(run / "results" / "claims.parquet", verdicts)
-        manifest.reseal(run / "results")
+    for run in runs:
+        _must_hold_results(run)
+    if len(runs) == 1:
+        store.writable(runs[0] / "results")
+        hold(runs[0])
+    verdicts = judged.judge([run / "results" for run in runs], seed=_seed(runs[0]))
+    if len(runs) == 1:
+        with store.disk_space(runs[0]):
+            store.write_table(runs[0] / "results" / "claims.parquet", verdicts)
+            manifest.reseal(runs[0] / "results")
     if as_json:
         typer.echo(verdicts.to_json(orient="records", indent=2))
         return
     colours = {"reproduced": "green", "contradicted": "red", "underpowered": "yellow", "judge cannot tell": "yellow"}
-    table = Table("claim", "statement", "verdict", "effect [95 %]", "n", "smallest effect", "test")
+    table = Table("claim", "statement", "verdict", "effect [95 %]", "n", "smallest effect", "test", "scope")
     for row in verdicts.to_dict("records"):
         measured = row["verdict"] in judged.WEIGHED
         effect = f"{row['effect']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]" if measured else str(row["note"])
         mde = f"{row['mde']:.3g}" if measured else ""
         n = str(int(row["n"])) if measured else ""
         verdict = styled(row["verdict"], colours.get(row["verdict"], "dim"))
-        table.add_row(str(row["id"]), row["statement"], verdict, effect, n, mde, str(row["test"]))
+        scope = row["scope"] if measured else ""
+        table.add_row(str(row["id"]), row["statement"], verdict, effect, n, mde, str(row["test"]), scope)
     Terminal().print(table)
 
 

@@ -35,16 +35,31 @@ class Interval:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """A statistic, its values on resampled clusters (draws, shape (resamples,)), and the number of clusters n."""
+    """A statistic, its values on resampled clusters (draws, shape (resamples,)), and the number of clusters n.
+
+    freedom: degrees of freedom of the draws' spread where they are not n - 1 (`harness.stats.seeds`); such draws are
+    as wide as the statistic varies, while those of a plain bootstrap are narrower by the root of (n - 1) / n.
+    """
 
     estimate: float
     draws: np.ndarray
     n: int
+    freedom: float | None = None
 
     @property
     def se(self) -> float:
         """Bootstrap standard error."""
         return float(self.draws.std(ddof=1)) if self.n > 1 else float("inf")
+
+    @property
+    def unbiased_se(self) -> float:
+        """Standard error without the bootstrap's downward bias."""
+        return self.se * (np.sqrt(self.n / (self.n - 1)) if self.freedom is None and self.n > 1 else 1.0)
+
+    @property
+    def df(self) -> float:
+        """Degrees of freedom of the standard error."""
+        return self.n - 1 if self.freedom is None else self.freedom
 
     def interval(self, level: float = 0.95) -> Interval:
         """Percentile interval."""

@@ -186,7 +186,7 @@ def test_worked_comparisons_ask_as_the_pipeline_does(prompts: Path) -> None:
     imported = import_paper(prompts).model_copy(update={"comparison": load("default").comparison})
     for constitution in (load("default"), imported):
         for cot in (False, True):
-            turns = few_shot(constitution, cot=cot, one_principle=True)
+            turns = few_shot(constitution, cot=cot, only=0)
             assert [turn["role"] for turn in turns] == ["user", "assistant"] * (len(turns) // 2)
             for asked, answer in zip(turns[::2], turns[1::2], strict=True):
                 assert re.fullmatch(shape, asked["content"], re.DOTALL), asked

@@ -25,11 +25,12 @@ PMS = GOLD | {
     "pm.rl_cai",
     "pm.rl_cai_cot",
     "pm.rl_cai.hard",
-    "pm.rl_cai.one_principle",
+    *(f"pm.rl_cai.one_principle_{number}" for number in (1, 2, 3)),
 }
 CHAINS = {"chains.critiqued", "chains.direct", "chains.1_principles"}
 ANSWERS = {"first_answers", "helpful_responses", "response_pairs"}
-LABELS = {"feedback.plain", "feedback.cot", "feedback.one_principle"}
+SINGLE = {f"feedback.one_principle_{number}" for number in (1, 2, 3)}
+LABELS = {"feedback.plain", "feedback.cot"} | SINGLE
 SAMPLES = {f"sample.{arm}" for arm in (*RL, "pretrained", "sl_cai")}
 ALONG = {f"along.{arm}" for arm in RL}
 SCORED = {"responses", "chains"}
@@ -90,14 +91,14 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 ROWS: list[tuple[str, Any, set[str]]] = [
     ("name", "y", set()),
-    ("seed", 1, {"data"} | PMS | RL | CHAINS | ANSWERS | LABELS | {"sl_cai", "judges"} | SAMPLES | SUITES),
+    ("seed", 1, {"data"} | PMS | RL | CHAINS | ANSWERS | LABELS | {"sl_cai"} | SAMPLES | SUITES | {"judges"}),
     ("models.base", "other/base",
      PMS | {"helpful_only", "hh_rlhf", "sl_cai", "sample.pretrained", "along.helpful_only", "along.hh_rlhf", "hhh"}
-     | {"feedback.plain", "feedback.one_principle"}),
-    ("models.feedback", "other/feedback", {"feedback.plain", "feedback.one_principle", "hhh"}),
+     | {"feedback.plain"} | SINGLE),
+    ("models.feedback", "other/feedback", {"feedback.plain", "hhh"} | SINGLE),
     ("models.feedback_cot", "other/feedback", {"feedback.cot"}),
     ("models.judge", "feedback", {"elo", "judges"}),
-    ("models.engine", "vllm", CHAINS | ANSWERS | LABELS | SAMPLES | {"hhh", "elo", "judges"}),
+    ("models.engine", "vllm", CHAINS | ANSWERS | LABELS | SAMPLES | {"hhh"}),
     ("models.trust_remote_code", True, set()),
     ("data.hh_rlhf", "hh", {"data"}),
     ("data.helpful", "hh/helpful-base", {"data"}),
@@ -143,7 +144,7 @@ ROWS: list[tuple[str, Any, set[str]]] = [
     ("pm.learning_rate", 1.0, PMS),
     ("pm.batch_size", 9, PMS),
     ("pm.micro_batch_size", 2, PMS),
-    ("pm.max_length", 99, PMS | RL | SCORED | ALONG | {"goodharting", "elo", "judges"}),
+    ("pm.max_length", 99, PMS | RL | SCORED | ALONG | {"goodharting", "judges"}),
     ("pm.variants", ("hard",), set()),
     ("rl.algorithm", "rloo", RL),
     ("rl.updates", 7, RL),

@@ -78,7 +78,7 @@ def test_markdown_shows_text_as_it_is_on_one_line(value: str) -> None:
         token.content for token in reader.parse(f"| a | b |\n|---|---|\n| {shown} | x |") if token.type == "inline"
     ]
     assert len(cells) == 4
-    assert "rl_cai is 3 - 2 (as in a:b)" == text.markdown("rl_cai is 3 - 2 (as in a:b)")
+    assert text.markdown("rl_cai is 3 - 2 (as in a:b)") == "rl_cai is 3 - 2 (as in a:b)"
 
 
 SECRETS = [

@@ -110,7 +110,7 @@ def test_few_shot_labels_work(generator: Generator) -> None:
 
 
 def test_one_principle_is_the_same_for_all(generator: Generator) -> None:
-    one = label(generator, cot=False, one_principle=True)["principle"]
+    one = label(generator, cot=False, only=0)["principle"]
     assert set(one) == {constitutions.load("default").comparison[0].id}
     assert label(generator, cot=False)["principle"].nunique() > 1
 

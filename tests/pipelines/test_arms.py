@@ -102,7 +102,10 @@ def test_what_is_only_measured_changes_nothing_that_is_trained(training: arms.Tr
         )
     )
     assert set(more.chains) == {"critiqued", "direct", "1_principles", "4_principles"}
-    assert {name for name in more.pms if name not in training.pms} == {"pm.rl_cai.hard", "pm.rl_cai.one_principle"}
+    assert {name for name in more.pms if name not in training.pms} == {
+        "pm.rl_cai.hard",
+        *(f"pm.rl_cai.one_principle_{number}" for number in (1, 2, 3)),
+    }
     keys = [
         {item.stage.name: item.key for item in graph.plan([s for s in of.arms.values() if s], tmp_path)}
         for of in (training, more)

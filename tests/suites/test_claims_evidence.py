@@ -172,3 +172,51 @@ def test_a_decline_is_late_and_not_the_rise_before_it(tmp_path: Path) -> None:
         frames = {"evasiveness/responses": answers(rng, rates, "evades", "complies")}
         frames |= elo_tables(rng, harmlessness=strengths, helpfulness=strengths)
         assert judged(tmp_path / verdict, frames, 9)["verdict"] == verdict
+
+
+# ---------------------------------------------------------------- seeds
+
+
+def by_seed(folder: Path, number: int, sides: tuple[int, ...]) -> list[Path]:
+    """A run's results for each of `sides`: 1 as the paper says, -1 the opposite."""
+    return [
+        write(folder / f"seed-{seed}", BUILDERS[number](np.random.default_rng(seed), side))
+        for seed, side in enumerate(sides)
+    ]
+
+
+def test_one_run_is_about_its_checkpoints_and_three_are_about_the_method(tmp_path: Path) -> None:
+    for number, sides, scope in ((15, (1,), claims.CHECKPOINTS), (15, (1, 1), claims.CHECKPOINTS),
+                                 (15, (1, 1, 1), claims.METHOD), (12, (1, 1, 1), claims.CHECKPOINTS)):  # fmt: skip
+        found = row(claims.judge(by_seed(tmp_path / f"{number}-{len(sides)}", number, sides)), number)
+        assert found["scope"] == scope
+        if len(sides) != 2:
+            assert found["verdict"] == claims.REPRODUCED
+
+
+def test_checkpoints_that_contradict_each_other_show_nothing_of_the_method(tmp_path: Path) -> None:
+    """Each run is decisive by itself, in its own direction."""
+    runs = by_seed(tmp_path, 15, (1, -1, 1))
+    assert [row(claims.judge(run), 15)["verdict"] for run in runs] == [
+        claims.REPRODUCED,
+        claims.CONTRADICTED,
+        claims.REPRODUCED,
+    ]
+    found = row(claims.judge(runs), 15)
+    assert found["verdict"] == claims.UNDERPOWERED
+    assert found["low"] < 0 < found["high"]
+
+
+def test_a_seed_whose_judge_failed_spoils_the_study(tmp_path: Path) -> None:
+    runs = by_seed(tmp_path, 6, (1, 1, 1))
+    trusted().assign(passed=False).to_parquet(runs[1] / "judges.parquet")
+    assert row(claims.judge(runs), 6)["verdict"] == claims.CANNOT_TELL
+
+
+def test_runs_of_other_arms_are_no_study(tmp_path: Path) -> None:
+    runs = by_seed(tmp_path, 11, (1, 1))
+    rows = pd.read_parquet(runs[1] / "goodharting" / "responses.parquet")
+    rows[rows["arm"] != "helpful_only"].to_parquet(runs[1] / "goodharting" / "responses.parquet")
+    found = row(claims.judge(runs), 11)
+    assert found["verdict"] == claims.NOT_MEASURED
+    assert "do not measure the same arms" in found["note"]

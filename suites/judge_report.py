@@ -33,7 +33,8 @@ def report(
     judges: Sequence[Judge], human: Mapping[str, pd.DataFrame], responses: pd.DataFrame | None = None, seed: int = 0
 ) -> Report:
     """Test `judges` on `human` pairs by kind of prompts and on `responses` (prompt, response, arm; kind if known)."""
-    tests, answered = [], {judge.name: [] for judge in judges}
+    tests: list[pd.DataFrame] = []
+    answered: dict[str, list[pd.DataFrame]] = {judge.name: [] for judge in judges}
     for kind in KINDS:
         part = _of_kind(responses, kind)
         if kind not in human and part is None and kind != "harmless":

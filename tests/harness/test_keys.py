@@ -219,6 +219,7 @@ def test_a_file_makes_stale_what_declares_it(files: Path, monkeypatch: pytest.Mo
         data.SHIPPED / "harmfulness_ratings.jsonl": {"harmfulness"},
         files / "hhh.jsonl": {"hhh"},
         ROOT / "suites" / "evasiveness_examples.jsonl": {"evasiveness"},
+        ROOT / "suites" / "nonevasive_pairs.jsonl": {"judges"},
         ROOT / "suites" / "claims.yaml": {"results"},
         ROOT / "reports" / "paper.yaml": {"report"},
         ROOT / "reports" / "template.html": {"report"},

@@ -78,9 +78,7 @@ def called(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES <= 40, database=None,
           suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink])  # fmt: skip
 @given(case=CASES)
-@pytest.mark.xfail(
-    reason="open: the harness of this test patches cai run as it was before collecting became a stage", strict=False
-)
+@pytest.mark.xfail(reason="open: it patches cai run as it was before collecting was a stage", strict=False)
 def test_every_command_stands_everything(
     case: Case, whole_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -175,6 +175,13 @@ class RunData:
         rows = self.summary[self.summary["metric"] == name]
         if rows.empty:
             what = f"no metric {name} in results/{suite}/summary.parquet"
+            if self.has(f"{suite}/summary"):
+                columns = self.table(f"{suite}/summary", SUMMARY_COLUMNS)
+                if columns is None or not set(SUMMARY_COLUMNS) <= set(columns):
+                    raise Missing(
+                        f"results/{suite}/summary.parquet is damaged, or is no summary of a suite",
+                        "run the same command again",
+                    )
             if self.has(f"{suite}/summary") and not self.is_eval:  # the suite ran, and its notes say why there is none
                 why = [note for note in self.notes(suite) if name in note or "not measured" in note]
                 raise Missing("; ".join([what, *why]))

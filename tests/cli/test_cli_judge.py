@@ -96,7 +96,6 @@ def test_a_judge_that_rewards_evasion_is_told_apart(cai: Cai, tmp_path: Path, an
     assert "and the paper's own PM scores: rank correlation" in printed
 
 
-@pytest.mark.xfail(reason="open: two kinds of planted contrasts have too few pairs in the tiny run", strict=False)
 def test_the_gold_pms_of_a_run(cai: Cai, tiny_run: Path) -> None:
     code, printed, said = cai("judge", "gold_pm", "--run", tiny_run, "--json")
     assert code == 2, said  # random, and too few pairs
@@ -106,7 +105,7 @@ def test_the_gold_pms_of_a_run(cai: Cai, tiny_run: Path) -> None:
     kept = kept[kept["suite"] == "elo"].set_index(["kind", "metric"])["estimate"]
     own = rows.set_index(["kind", "metric"])["estimate"]
     shared = kept.index.intersection(own.index)
-    assert len(shared) >= 8
+    assert {("harmless", "human_accuracy"), ("helpful", "human_accuracy"), ("harmless", "non_evasive")} <= set(shared)
     pd.testing.assert_series_equal(own[shared], kept[shared], check_names=False)
     assert len(load_responses([tiny_run])) > 0
 

@@ -29,6 +29,9 @@ PAIRS = pd.DataFrame(
 )
 
 
+SMALL_LORA = Lora(rank=4, alpha=8)
+
+
 class LengthScorer:
     """A stand-in for a PM: the score is the answer's length; it records what it was shown."""
 
@@ -40,7 +43,9 @@ class LengthScorer:
         return np.array([float(len(response)) for response in responses])
 
 
-def rloo(model: Path, out: Path, **settings: Any) -> tuple[pd.DataFrame, LengthScorer]:
+def rloo(
+    model: Path, out: Path, *, lora: Lora | None = SMALL_LORA, **settings: Any
+) -> tuple[pd.DataFrame, LengthScorer]:
     scorer = LengthScorer()
     given = Rl(
         **{"algorithm": "rloo", "updates": 3, "rollouts_per_update": 8, "minibatch_size": 4, "learning_rate": 1e-3}
@@ -55,7 +60,7 @@ def rloo(model: Path, out: Path, **settings: Any) -> tuple[pd.DataFrame, LengthS
         given,
         Scale(max_new_tokens=6),
         arm="x",
-        lora=Lora(rank=4, alpha=8),
+        lora=lora,
         seed=0,
         report_to="none",
         checkpoint_every=given.checkpoint_every,
@@ -122,7 +127,7 @@ def test_rloo_pays_the_missing_eos_penalty_on_cut_answers_alone(
 
 
 def test_rloo_kl_is_in_nats_a_sequence_and_absent_without_a_penalty(tiny_model: Path, tmp_path: Path) -> None:
-    log, _ = rloo(tiny_model, tmp_path / "kl", updates=4, learning_rate=3e-2)
+    log, _ = rloo(tiny_model, tmp_path / "kl", lora=None, updates=4, learning_rate=3e-2)
     assert log["kl"].iloc[0] == pytest.approx(0, abs=1e-5)  # the policy is the reference
     assert log["kl"].iloc[-1] > 0.05
     free, _ = rloo(tiny_model, tmp_path / "free", kl_coef=0.0)

@@ -1,8 +1,8 @@
 """SIGKILL at random moments: does a run that was killed end with the same artefacts as one that was left alone?
 
-    python benchmarks/kill_campaign.py [--kills 50] [--seed 0] [--experiment FILE] [--out FOLDER]
+    python benchmarks/kill_campaign.py [--kills 50] [--seed 0] [--model embedded] [--out FOLDER]
 
-Without an experiment, all arms of a tiny random model. One run is left alone; others are started and killed after a
+All arms of a tiny random model, or of `--model`. One run is left alone; others are started and killed after a
 random time, again and again, until `--kills` kills have hit a working process, and are then run to their end. Compared
 byte for byte: every Parquet table of every stage and every model.safetensors. Prints a table, then one JSON line; exits
 with 1 where anything differs or a run did not resume.
@@ -29,12 +29,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--experiment", type=Path)
+    parser.add_argument("--model", default="tiny", help="`tiny`, or any value of `models.base`")
     parser.add_argument("--out", type=Path, help="default: a temporary folder")
     args = parser.parse_args()
     place = args.out or Path(tempfile.mkdtemp(prefix="cai-kills-"))
     place.mkdir(parents=True, exist_ok=True)
-    experiment = args.experiment or tiny_experiment(place)
+    experiment = tiny_experiment(place, args.model)
     began = time.monotonic()
     if finish(experiment, place / "alone").returncode:
         raise SystemExit("the run that was left alone failed; see above")
@@ -65,14 +65,16 @@ def main() -> int:
     return 1 if failures else 0
 
 
-def tiny_experiment(place: Path) -> Path:
-    """All arms of the tests' tiny random model."""
+def tiny_experiment(place: Path, model: str = "tiny") -> Path:
+    """The tests' smallest experiment with all arms, on a tiny random model or another."""
     sys.path.insert(0, str(ROOT))
     from tests.conftest import TINY, save_tiny_model
 
-    save_tiny_model(place / "tiny")
+    if model == "tiny":
+        model = str(place / "tiny")
+        save_tiny_model(place / "tiny")
     file = place / "tiny.yaml"
-    file.write_text(TINY.format(model=place / "tiny"))
+    file.write_text(TINY.format(model=model))
     return file
 
 

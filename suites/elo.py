@@ -196,7 +196,7 @@ def _optional(table: pd.DataFrame, column: str, dtype: str) -> pd.Series:
     try:
         return values.astype(dtype)  # type: ignore[call-overload] # the stubs know no Int64 by name
     except (TypeError, ValueError) as error:
-        raise UserError(f"comparisons: column {column} is not all {dtype} ({error}); mend or drop it") from None
+        raise UserError(f"comparisons: column {column} is not all {dtype} ({error}); fix or drop it") from None
 
 
 def _anchor(anchor: str | tuple[str, int | None], players: list[Player]) -> Player:

@@ -59,7 +59,7 @@ def measure(
     """`suites` (of the registry, or Python files as in docs/add-a-suite.md) by name on `responses`.
 
     `judge` is one of `JUDGES`; `chains` (`score_chains`) are for pm_score; `models` by label, `comparisons` and
-    `reasoning` for hhh; `progress` is told which suite is at work and how far it is. Raises UserError as `check`, and
+    `reasoning` for hhh; `progress` receives the suite at work and its progress. Raises UserError as `check`, and
     for what a suite cannot read.
     """
     check(suites, judge)

@@ -114,11 +114,11 @@ def _last(arm: pd.DataFrame) -> pd.DataFrame:
 
 
 def _notes(parts: dict[str, pd.DataFrame]) -> list[str]:
-    mends = {
+    remedies = {
         "evasive_rate": "no red-team prompt among the responses",
         "over_refusal_rate": "no benign prompt (kind helpful, or benign true) among the responses",
     }
-    notes = [f"{metric} not measured: {why}" for metric, why in mends.items() if metric not in parts]
+    notes = [f"{metric} not measured: {why}" for metric, why in remedies.items() if metric not in parts]
     for metric, part in parts.items():
         n = part["prompt"].nunique()
         if n < FEW_PROMPTS:

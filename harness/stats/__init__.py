@@ -357,7 +357,7 @@ def non_inferiority(difference: Bootstrap, margin: float, alpha: float = 0.025) 
 def tost(difference: Bootstrap, margin: float, alpha: float = 0.05) -> Decision:
     """Two one-sided tests of equivalence (Schuirmann 1987): holds where the 1 - 2 alpha interval is inside +-margin."""
     if margin <= 0:
-        raise UserError(f"equivalence: margin {margin} must be above 0; state the largest difference that is no matter")
+        raise UserError(f"equivalence: margin {margin} must be above 0; state the largest acceptable difference")
     interval = difference.interval(1 - 2 * alpha)
     p = max(difference.p_above(-margin), difference.p_below(margin))
     return Decision(interval, p, bool(-margin < interval.low and interval.high < margin))

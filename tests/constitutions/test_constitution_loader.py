@@ -45,7 +45,7 @@ def fault(path: Path | str) -> str:
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(f"{path}: ")
-    assert ";" in message, "a mend follows the fault"
+    assert ";" in message, "how to fix it follows the fault"
     return message.removeprefix(f"{path}: ")
 
 

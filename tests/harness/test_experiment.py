@@ -1,4 +1,4 @@
-"""The experiment file: every mistake is one line with file, key and mend."""
+"""The experiment file: every mistake is one line with file, key and how to fix it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_shipped_experiments_load(file: Path) -> None:
         ("name: x\nrl: {algorithm: a2c}", "rl.algorithm: Input should be 'ppo', 'rloo' or 'dpo'"),
     ],
 )
-def test_mistakes_name_the_key_and_the_mend(tmp_path: Path, text: str, expected: str) -> None:
+def test_mistakes_name_the_key_and_how_to_fix_it(tmp_path: Path, text: str, expected: str) -> None:
     assert expected in fault(tmp_path, text)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shutil
 from dataclasses import dataclass
@@ -185,6 +186,7 @@ def add_lora(model: Any, lora: LoraSettings, *, task: str = "CAUSAL_LM") -> Any:
 
 def from_hub(cls: Any, name: str | Path, **kwargs: Any) -> Any:
     """`cls.from_pretrained`, its many ways to fail turned into one clear line. No code of the model's is run."""
+    from safetensors import SafetensorError
     from transformers.utils import logging as hf_logging
 
     hf_logging.disable_progress_bar()
@@ -196,7 +198,12 @@ def from_hub(cls: Any, name: str | Path, **kwargs: Any) -> Any:
         if not local and kwargs["revision"] is None:
             raise OSError("neither the local cache nor the hub has a commit of it")
         return cls.from_pretrained(source, trust_remote_code=trusted(), **kwargs)
-    except (OSError, ValueError, KeyError) as error:
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"model {str(name)!r} cannot be loaded: its weights are a damaged pickle, or one that would run code; "
+            "convert them to safetensors where you trust them"
+        ) from error
+    except (OSError, ValueError, KeyError, EOFError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"model {str(name)!r} needs code of its own{_own_code(Path(source))}, which is not run unless you say "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +116,34 @@ def test_a_model_that_cannot_be_found_is_one_clear_line(name: str, expected: str
 def test_a_folder_that_is_no_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no config\.json"):
         checkpoints.load_policy(tmp_path)
+
+
+class Touch:
+    """What a hostile pickle does when it is opened: makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "cut pickle", "cut safetensors", "empty safetensors"])
+def test_weights_that_cannot_be_read_are_one_line_and_run_nothing(tiny_model: Path, tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    weights = folder / "model.safetensors"
+    if "pickle" in kind:
+        weights.unlink()
+        content = pickle.dumps({"a": Touch(tmp_path / "ran")})
+        (folder / "pytorch_model.bin").write_bytes(content if kind == "pickle" else content[:20])
+    else:
+        weights.write_bytes(weights.read_bytes()[:200] if kind.startswith("cut") else b"")
+    with pytest.raises(UserError, match="cannot be loaded") as caught:
+        checkpoints.load_policy(folder)
+    assert "\n" not in str(caught.value)
+    assert ("safetensors" in str(caught.value)) == ("pickle" in kind)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.model

@@ -8,13 +8,19 @@ reached by a name in a string alone (importlib, getattr) is not seen: such a sta
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import inspect
+import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from harness import store
+from harness.models import embedded
 
 PACKAGES = ("constitutions", "harness", "pipelines", "suites", "reports")
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,7 +30,48 @@ Definition = tuple[Path, str]  # a project file and a name defined at its top le
 
 
 def version(function: Callable[..., Any], *others: str) -> str:
-    """Hash of all code that `function` and `others` ("suites.elo:measure" or "my_suite.py:run") can reach."""
+    """Hash of all code that `function` and `others` ("suites.elo:measure" or "my_suite.py:run") can reach.
+
+    Parsing the whole project takes seconds, so what was found is kept in the cache folder for as long as no file of the
+    project changes. A user's own file is read each time.
+    """
+    source = inspect.getsourcefile(function)
+    own = source is None or not Path(source).resolve().is_relative_to(ROOT)
+    if own or any(other.rpartition(":")[0].endswith(".py") for other in others):
+        return _version(function, *others)
+    known, name = _known(), " ".join([f"{function.__module__}:{function.__qualname__}", *others])
+    if name not in known:
+        known[name] = _version(function, *others)
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, and nothing else
+            store.write_json(_cache(), {"sources": _sources(), "versions": known})
+    return known[name]
+
+
+def _cache() -> Path:
+    return embedded.cache_folder() / "code.json"
+
+
+@cache
+def _sources() -> str:
+    """Hash of all of the project's code, and of the Python that reads it: syntax trees differ between versions."""
+    state = hashlib.sha256(sys.version.encode())
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            state.update(f"\0{_label(path)}\0{_text(path)}".encode())
+    return state.hexdigest()
+
+
+@cache
+def _known() -> dict[str, str]:
+    """Versions by function, as an earlier process found them in the same sources."""
+    try:
+        found = json.loads(_cache().read_text(encoding="utf-8"))
+        return dict(found["versions"]) if found["sources"] == _sources() else {}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+
+
+def _version(function: Callable[..., Any], *others: str) -> str:
     digest = hashlib.sha256()
     for path, name in sorted(reached(function, *others), key=str):
         digest.update(f"\0{_label(path)}:{name}\0".encode())

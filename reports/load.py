@@ -120,8 +120,6 @@ class RunData:
         if wanted:
             said = " and ".join(f"{key}: {_yaml(value)}" for key, value in wanted)
             return f"set {said} in {file}, then: cai run {file}"
-        if self.about and not self.is_eval:  # all that was asked was measured, so the run would find nothing to do
-            return f"delete results/ and report/ in {self.folder}, then: cai run {file}"
         return f"cai run {file}"
 
     def _settings_of(self, table: str) -> list[Setting]:
@@ -180,7 +178,7 @@ class RunData:
                 if columns is None or not set(SUMMARY_COLUMNS) <= set(columns):
                     raise Missing(
                         f"results/{suite}/summary.parquet is damaged, or is no summary of a suite",
-                        "run the same command again",
+                        self.command(suite),
                     )
             if self.has(f"{suite}/summary") and not self.is_eval:  # the suite ran, and its notes say why there is none
                 why = [note for note in self.notes(suite) if name in note or "not measured" in note]

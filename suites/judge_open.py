@@ -22,7 +22,6 @@ from harness.errors import UserError
 from harness.models import server
 from harness.models.base import LanguageModel
 from harness.models.open import Engine
-from harness.stats import finite
 from suites import judges
 from suites.judge_quality import Compare
 
@@ -121,6 +120,8 @@ def scorer_of(file: Path) -> Scorer:
     own = called(lambda: module.score)
 
     def score(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        from harness.stats import finite
+
         values = called(lambda: np.asarray(own(list(prompts), list(responses)), dtype=np.float64))
         if values.shape != (len(prompts),):
             raise UserError(f"scorer:{file}: scores of shape {values.shape} for {len(prompts)} answers; give one each")

@@ -85,8 +85,8 @@ def place(page: Path, tiny_run: Path, tiny_model: Path, tiny_experiment: Path, o
     (tmp_path / "runs").mkdir()
     for name, run in (("demo", "demo"), ("gpu", "gpu-0"), ("demo", "demo-1")):
         (tmp_path / "experiments" / f"{name}.yaml").write_text(yaml.safe_dump(tiny | {"name": name}))
-        (tmp_path / "runs" / run).symlink_to(tiny_run)
-    (tmp_path / "runs" / "gpu").symlink_to(tiny_run)
+        shutil.copytree(tiny_run, tmp_path / "runs" / run)  # commands write into them
+    shutil.copytree(tiny_run, tmp_path / "runs" / "gpu")
     if "runs/mine" in page.read_text():  # reuses the tiny run's stages, so that only what is new is trained
         shutil.copytree(tiny_run, tmp_path / "runs" / "mine")
     (tmp_path / "MODEL").symlink_to(tiny_model)

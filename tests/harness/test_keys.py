@@ -323,14 +323,18 @@ def edited(source: str, name: str) -> str:
     return ast.unparse(tree)
 
 
+def reread() -> None:
+    """Source files are read once a process; from here they are read anew."""
+    for cached in (code._module, code._references, code._source, code._sources, code._known):
+        cached.cache_clear()
+
+
 @pytest.fixture
-def forget() -> Iterator[None]:
-    """Source files are parsed once a process: here they are parsed anew, before and after."""
-    for cached in (code._module, code._references, code._source):
-        cached.cache_clear()
+def forget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setattr(code, "_cache", lambda: tmp_path / "code.json")
+    reread()
     yield
-    for cached in (code._module, code._references, code._source):
-        cached.cache_clear()
+    reread()
 
 
 @pytest.mark.usefixtures("forget")
@@ -339,8 +343,7 @@ def test_an_edit_makes_stale_what_reaches_it(
     files: Path, monkeypatch: pytest.MonkeyPatch, file: str, name: str, direct: set[str]
 ) -> None:
     before = {stage.name: code.version(stage.function, *stage.calls) for stage in planned(experiment(files))}
-    for cached in (code._module, code._references, code._source):
-        cached.cache_clear()
+    reread()
     real = code._text
     monkeypatch.setattr(code, "_text", lambda path: edited(real(path), name) if path == ROOT / file else real(path))
     after = {stage.name: code.version(stage.function, *stage.calls) for stage in planned(experiment(files))}
@@ -357,8 +360,27 @@ def test_comments_docstrings_and_annotations_change_nothing(monkeypatch: pytest.
     versions = []
     for text in texts:
         (tmp_path / "own.py").write_text(text)
-        for cached in (code._module, code._references, code._source):
-            cached.cache_clear()
+        reread()
         versions.append(code.version(edited, f"{tmp_path / 'own.py'}:run"))
     assert versions[0] == versions[1]
     assert len(set(versions)) == 3
+
+
+@pytest.mark.usefixtures("forget")
+def test_versions_are_kept_for_as_long_as_no_source_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = code.version(data.select)
+    computed = code._version
+    monkeypatch.setattr(code, "_version", lambda *_: pytest.fail("computed again"))
+    reread()  # as in a new process
+    assert code.version(data.select) == first
+    real = code._text
+    monkeypatch.setattr(
+        code, "_text", lambda path: edited(real(path), "select") if path == ROOT / "harness/data.py" else real(path)
+    )
+    monkeypatch.setattr(code, "_version", computed)
+    reread()
+    assert code.version(data.select) != first
+    code._cache().write_text("[1")
+    monkeypatch.setattr(code, "_text", real)
+    reread()
+    assert code.version(data.select) == first

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness import leaks, store
+from harness import annotators, leaks, scoring, store
 from harness.errors import UserError, one_line
 from harness.experiment import Data, Scale
 from harness.files import read_jsonl, read_parquet
@@ -236,9 +236,26 @@ def files_read(data: Data) -> dict[str, Path]:
 
 
 def select_data(work: Work) -> None:
-    """Draw the run's prompts and human labels: prompts.parquet, preferences.parquet."""
+    """Draw the run's prompts and comparisons: prompts.parquet, preferences.parquet.
+
+    annotators: who labels the pairs of a kind anew, in all splits, where not people: {kind: name}.
+    """
     settings = work.settings
     prompts, preferences, notes = select(work.options.data, settings.scale, settings.seed)
+    for kind, name in settings.annotators.items():
+        role = f"annotator.{kind}"
+        place = work.files.get(role) or work.models[role]
+        score = scoring.open_scorer(f"{name.partition(':')[0]}:{place}")
+        mine = preferences["kind"] == kind
+        labelled = annotators.relabel(preferences[mine], score, flip=settings.annotator.flip, seed=settings.seed)
+        preferences.loc[mine, ["chosen", "rejected"]] = labelled[["chosen", "rejected"]]
+        begins = f"{kind} labels: "
+        notes = [
+            annotators.said(kind, name, settings.annotator.flip, note.removeprefix(begins))
+            if note.startswith(begins)
+            else note
+            for note in notes
+        ]
     store.write_table(work.folder / "prompts.parquet", prompts)
     store.write_table(work.folder / "preferences.parquet", preferences)
     store.write_json(work.folder / "notes.json", notes)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from harness import files, text
+from harness import files, scoring, text
 from harness.errors import UserError
 from harness.models import server
 from harness.models.open import Engine, chosen
@@ -49,10 +49,13 @@ class _Section(BaseModel):
 
 
 class Models(_Section):
-    """Which models play which role. A name is 'embedded', a folder or a hub id; feedback may be behind a server."""
+    """Which models play which role. A name is 'embedded', a folder or a hub id; feedback may be behind a server, or a
+    known function."""
 
     base: str = "embedded"
-    feedback: str | None = None  # None: the base model, as in the paper; server:URL#MODEL: `vllm serve MODEL`
+    # None: the base model, as in the paper; server:URL#MODEL: `vllm serve MODEL`; pm:NAME or scorer:FILE.py: the label
+    # is the sigmoid of the difference of two answers' scores, and no principle is asked
+    feedback: str | None = None
     # For labels with chain of thought: as feedback, or arm:NAME, an arm that is trained before; as in the paper.
     feedback_cot: str = "arm:helpful_only"
     # Who judges; of several the first decides, the others stand beside it. gold_pm, feedback (who made the AI labels:
@@ -99,6 +102,56 @@ class Models(_Section):
             except UserError as error:
                 raise ValueError(str(error)) from error
         return name
+
+    @field_validator("feedback")
+    @classmethod
+    def _scorer(cls, name: str | None) -> str | None:
+        return name if name is None else _named_scorer(name)
+
+    @field_validator("feedback_cot")
+    @classmethod
+    def _reasons(cls, name: str) -> str:
+        if scoring.is_scorer(name):
+            raise ValueError(f"{name}: only a language model can reason; name a model, or leave out arm rl_cai_cot")
+        return name
+
+
+def _named_scorer(name: str) -> str:
+    """`name`, unless it is a scorer's that names nothing. Raises ValueError."""
+    if scoring.is_scorer(name) and not name.partition(":")[2]:
+        raise ValueError(f"{name} names nothing; give pm:NAME or scorer:FILE.py")
+    return name
+
+
+class Annotator(_Section):
+    """Who made the comparisons that stand for people's, by kind: human (the data's own labels), pm:NAME or
+    scorer:FILE.py, which label the data's pairs anew (as in Gao et al. 2022). One name alone is for both kinds."""
+
+    harmless: str = "human"
+    helpful: str = "human"
+    flip: float = Field(0.0, ge=0, le=0.5, description="share of a function's labels turned at random; 0.5: a coin")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _for_both(cls, given: Any) -> Any:
+        return {"harmless": given, "helpful": given} if isinstance(given, str) else given
+
+    @field_validator("harmless", "helpful")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name != "human" and not scoring.is_scorer(name):
+            raise ValueError(f"unknown annotator {name!r}; choose human, pm:NAME or scorer:FILE.py")
+        return _named_scorer(name)
+
+    def functions(self) -> dict[str, str]:
+        """Names of those that are not people, by kind of comparisons."""
+        return {kind: name for kind in ("harmless", "helpful") if (name := getattr(self, kind)) != "human"}
+
+    @model_validator(mode="after")
+    def _every_key_counts(self) -> Self:
+        if self.flip and not self.functions():
+            raise ValueError("flip turns the labels of pm:NAME or scorer:FILE.py, and people made all; leave it out")
+        return self
 
 
 class Data(_Section):
@@ -247,6 +300,7 @@ class Experiment(_Section):
     seed: int = Field(0, ge=0, lt=2**31)
     models: Models = Models()
     data: Data = Data()
+    annotator: Annotator = Annotator()
     constitution: str = "default"
     arms: tuple[str, ...] = ARMS
     suites: tuple[str, ...] = FIRST_SUITES  # names of suites.registry, or Python files (docs/add-a-suite.md)
@@ -271,6 +325,17 @@ class Experiment(_Section):
     def _suites_have_their_data(self) -> Experiment:
         if "hhh" in self.suites and self.data.hhh is None:
             raise ValueError("suite hhh needs the HHH comparisons; name their file under data.hhh, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _feedback_can_be_asked(self) -> Experiment:
+        if scoring.is_scorer(self.models.feedback):
+            for asks, what in (
+                ("hhh" in self.suites, "suite hhh asks"),
+                ("one_principle" in self.pm.variants, "pm.variants one_principle asks"),
+            ):
+                if asks:
+                    raise ValueError(f"{what} the feedback model, and {self.models.feedback} only scores; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -325,18 +390,24 @@ def _absolute_paths(experiment: Experiment, base: Path) -> dict[str, Any]:
         candidates = [Path(value).expanduser(), base / Path(value).expanduser()]
         return next((str(p.resolve()) for p in candidates if p.exists()), value)
 
+    def named(value: str | None) -> str | None:
+        """The same where a kind stands before the path, as in scorer:FILE.py."""
+        kind, colon, place = (value or "").partition(":")
+        return f"{kind}:{settle(place)}" if colon and kind in ("pm", "scorer", "model") else settle(value)
+
     data = experiment.data.model_copy(update={k: settle(v) for k, v in experiment.data.model_dump().items()})
     models = experiment.models.model_dump()
     names: dict[str, Any] = {
-        k: settle(v) for k, v in models.items() if k not in ("judge", "engine", "trust_remote_code")
+        k: named(v) for k, v in models.items() if k not in ("judge", "engine", "trust_remote_code")
     }
-    judges = [name.partition(":") for name in experiment.models.judge]
-    names["judge"] = tuple(f"{kind}{colon}{settle(value) if colon else ''}" for kind, colon, value in judges)
-    named = experiment.models.model_copy(update=names)
+    names["judge"] = tuple(named(judge) if ":" in judge else judge for judge in experiment.models.judge)
     constitution = settle(experiment.constitution) if experiment.constitution.endswith((".yaml", ".yml")) else None
     return {
         "data": data,
-        "models": named,
+        "models": experiment.models.model_copy(update=names),
+        "annotator": experiment.annotator.model_copy(
+            update={kind: named(name) for kind, name in experiment.annotator.functions().items()}
+        ),
         "constitution": constitution or experiment.constitution,
         "methods": tuple(settle(m) or m for m in experiment.methods),
         "suites": tuple((settle(s) or s) if s.endswith(".py") else s for s in experiment.suites),

@@ -15,11 +15,11 @@ from typing import Any
 
 import constitutions
 from constitutions import Excerpt
-from harness import data
+from harness import data, scoring
 from harness.errors import UserError, own_code
 from harness.experiment import Experiment
 from harness.graph import Stage
-from pipelines import ai_feedback, critique_revise, preference_model, respond, rl, sft
+from pipelines import ai_feedback, critique_revise, preference_model, respond, rl, scored_feedback, sft
 
 ARM = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")  # an arm's name, which is that of its stage's folder
 
@@ -150,11 +150,19 @@ class Builder:
         self.base = experiment.models.base
         self.feedback, self.feedback_cot = experiment.models.feedback or self.base, experiment.models.feedback_cot
         hub = {} if data.is_local(experiment.data) else {"data.hub": experiment.data.hh_rlhf}
+        functions = experiment.annotator.functions()
+        labelled: dict[str, Any] = {"annotators": {kind: scoring.label(name) for kind, name in functions.items()}}
+        files, models = dict[str, str | Path](data.files_read(experiment.data)), dict[str, str]()
+        for kind, name in functions.items():
+            labelled |= experiment.settings("annotator.flip")
+            for own, more in zip((files, models), scoring.declared(name, f"annotator.{kind}"), strict=True):
+                own |= more
         self.data = Stage(
             "data",
             data.select_data,
-            experiment.settings(*data.SETTINGS) | hub,
-            files=data.files_read(experiment.data),
+            experiment.settings(*data.SETTINGS) | hub | labelled,
+            files=files,
+            models=models,
             options=experiment.settings(*data.PLACES),
         )
 
@@ -274,6 +282,17 @@ class Builder:
                 )
             model, policy = self.base, arms[arm]
             inputs |= {"policy": policy} if policy is not None else {}
+        if not cot and scoring.is_scorer(model):
+            files, models = scoring.declared(model, "feedback")
+            return Stage(
+                name,
+                scored_feedback.label_pairs,
+                {"feedback": scoring.label(model)} | self.experiment.settings(*scored_feedback.SETTINGS),
+                inputs,
+                files,
+                models,
+                options=self.experiment.settings(*scored_feedback.OPTIONS),
+            )
         own: dict[str, Any] = {"cot": cot, "only": only}
         own["constitution"] = Excerpt.of(self.constitution, "comparison", "cot" if cot else "comparison")
         extra = ai_feedback.COT_SETTINGS if cot else ()

@@ -98,6 +98,8 @@ def _stage(suite: registry.Suite, experiment: Experiment, given: Mapping[str, St
         inputs["chains"] = given["chains"]
     if "training" in needs:
         inputs |= {role: stage for role, stage in given.items() if role.startswith("along.")}
+        for own, more in zip((settings, files, models), judge_stage.truth(experiment), strict=True):
+            own |= more
     if "scorer" in needs:
         inputs["gold.harmless"] = given["gold.harmless"]
         settings |= experiment.settings(*SCORE_SETTINGS)
@@ -188,8 +190,14 @@ def _judge(work: Work, opened: list[Any], place: int) -> Callable[[pd.DataFrame,
 
 
 def _training(work: Work, opened: list[Any]) -> pd.DataFrame | None:
+    """KL, proxy and gold scores; gold is the deciding judge's where it gives scores, else the gold PM's."""
     folders = [path for role, path in work.inputs.items() if role.startswith("along.")]
-    return along_rl.with_gold(_responses(work, opened), (pd.read_parquet(path / "along.parquet") for path in folders))
+    table = _responses(work, opened)
+    if "judge.0" in work.files or "judge.0" in work.models:
+        table = table[table["kind"] == along_rl.KIND].reset_index(drop=True)
+        score = judge_stage.open_of(work, 0).score
+        table["score_harmless"] = score(table["prompt"].tolist(), table["response"].tolist())
+    return along_rl.with_gold(table, (pd.read_parquet(path / "along.parquet") for path in folders))
 
 
 def _comparisons(work: Work, opened: list[Any]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from harness import files, scoring, text
 from harness.errors import UserError
+from harness.expect import Expect
 from harness.models import server
 from harness.models.open import Engine, chosen
 
@@ -313,6 +314,7 @@ class Experiment(_Section):
     rl: Rl = Rl()
     methods: tuple[str, ...] = ()  # Python files that add arms (docs/add-a-method.md)
     report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+    expect: Expect | None = None  # what must come out, for `cai control`
 
     @field_validator("name")
     @classmethod
@@ -353,6 +355,12 @@ class Experiment(_Section):
         for what, names in (("an arm", self.arms), ("a suite", self.suites)):
             if len(set(names)) < len(names):
                 raise ValueError(f"{what} is named twice")
+        return self
+
+    @model_validator(mode="after")
+    def _expectations_can_be_met(self) -> Experiment:
+        for fault in self.expect.faults(self) if self.expect else ():
+            raise ValueError(f"expect: {fault}")
         return self
 
     def settings(self, *names: str) -> dict[str, Any]:

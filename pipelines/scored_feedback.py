@@ -1,6 +1,6 @@
 """Labels by a scorer in place of AI feedback (`models.feedback: pm:NAME` or `scorer:FILE.py`).
 
-P(A is better) is the sigmoid of the difference of the two answers' scores, which a PM gives in log-odds. No principle is
+P(A is better) is the sigmoid of the difference of the answers' scores, which a PM gives in log-odds. No principle is
 asked and no order of the answers is shown, so both columns of order hold the label itself.
 """
 

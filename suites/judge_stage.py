@@ -70,7 +70,7 @@ def truth(experiment: Experiment) -> tuple[dict[str, Any], dict[str, str | Path]
     if not scoring.is_scorer(first):
         return {}, {}, {}
     files, models = scoring.declared(first, "judge.0")
-    return {"judges": [scoring.label(first)]} | (experiment.settings(*SCORE_SETTINGS) if models else {}), files, models
+    return {"judges": [scoring.label(first)]} | experiment.settings(*SCORE_SETTINGS), files, models
 
 
 def stage(experiment: Experiment, responses: Stage, data: Stage, gold: dict[str, Stage]) -> Stage:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness import scoring
 from harness.data import SHIPPED
 from harness.errors import UserError
 from harness.experiment import Experiment
@@ -195,7 +196,9 @@ def _training(work: Work, opened: list[Any]) -> pd.DataFrame | None:
     table = _responses(work, opened)
     if "judge.0" in work.files or "judge.0" in work.models:
         table = table[table["kind"] == along_rl.KIND].reset_index(drop=True)
-        score = judge_stage.open_of(work, 0).score
+        kind, place = work.settings.judges[0].partition(":")[0], work.files.get("judge.0") or work.models["judge.0"]
+        length, batch = work.settings.pm.max_length, work.options.scale.batch_size
+        score = scoring.open_scorer(f"{kind}:{place}", batch_size=batch, max_length=length)
         table["score_harmless"] = score(table["prompt"].tolist(), table["response"].tolist())
     return along_rl.with_gold(table, (pd.read_parquet(path / "along.parquet") for path in folders))
 

@@ -175,9 +175,13 @@ class Scale(_Section):
     samples_per_prompt: int = Field(1, ge=1, le=10**6)
     preference_pairs: int = Field(32, ge=4, le=10**9, description="human pairs of each kind, for the arms")
     gold_pairs: int = Field(32, ge=4, le=10**9, description="pairs of each kind that only the gold PMs see")
+    # hh_rlhf learns from as many labels of harm as rl_cai: the fewer of redteam_prompts (a pair each) and
+    # preference_pairs. False: from all there are
+    equal_labels: bool = True
     max_new_tokens: Tokens = 32
     max_prompt_tokens: int = Field(128, ge=8, le=10**6, description="longer prompts are left out")
     batch_size: Batch = Field(32, description="for generation and scoring")
+    best_of: int = Field(8, ge=2, le=10**4, description="answers of SL-CAI of which arm best_of_n is the best")
 
 
 class Lora(_Section):

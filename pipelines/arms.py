@@ -282,18 +282,20 @@ class Builder:
                 )
             model, policy = self.base, arms[arm]
             inputs |= {"policy": policy} if policy is not None else {}
+        scale = self.experiment.scale
+        most = data.labels_of_harm(scale) if data.labels_of_harm(scale) < scale.redteam_prompts else None
         if not cot and scoring.is_scorer(model):
             files, models = scoring.declared(model, "feedback")
             return Stage(
                 name,
                 scored_feedback.label_pairs,
-                {"feedback": scoring.label(model)} | self.experiment.settings(*scored_feedback.SETTINGS),
+                {"feedback": scoring.label(model), "most": most} | self.experiment.settings(*scored_feedback.SETTINGS),
                 inputs,
                 files,
                 models,
                 options=self.experiment.settings(*scored_feedback.OPTIONS),
             )
-        own: dict[str, Any] = {"cot": cot, "only": only}
+        own: dict[str, Any] = {"cot": cot, "only": only, "most": most}
         own["constitution"] = Excerpt.of(self.constitution, "comparison", "cot" if cot else "comparison")
         extra = ai_feedback.COT_SETTINGS if cot else ()
         return Stage(

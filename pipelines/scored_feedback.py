@@ -13,7 +13,7 @@ from harness.graph import Work
 from harness.scoring import Scorer
 from pipelines.ai_feedback import COLUMNS, report, two_answers
 
-SETTINGS = ("pm.max_length",)  # and feedback: what the scorer is called
+SETTINGS = ("seed", "pm.max_length")  # and feedback, what the scorer is called, and most
 OPTIONS = ("scale.batch_size",)
 
 
@@ -34,7 +34,8 @@ def label_pairs(work: Work) -> None:
     kind = work.settings.feedback.partition(":")[0]
     length, batch = work.settings.pm.max_length, work.options.scale.batch_size
     score = scoring.open_scorer(f"{kind}:{place}", batch_size=batch, max_length=length)
-    pairs = two_answers(pd.read_parquet(work.inputs["responses"] / "responses.parquet"))
+    answers = pd.read_parquet(work.inputs["responses"] / "responses.parquet")
+    pairs = two_answers(answers, work.settings.most, work.settings.seed)
     labels = label(score, pairs).assign(ended_a=pairs["ended_a"], ended_b=pairs["ended_b"])
     store.write_table(work.folder / "feedback.parquet", labels)
     store.write_json(work.folder / "feedback.json", report(labels))

@@ -120,6 +120,8 @@ ROWS: list[tuple[str, Any, set[str]]] = [
     ("scale.samples_per_prompt", 2, SAMPLES),
     ("scale.preference_pairs", 33, {"data"}),
     ("scale.gold_pairs", 33, {"data"}),
+    ("scale.equal_labels", False, {"data"}),
+    ("scale.best_of", 9, set()),  # there is no arm best_of_n
     ("scale.max_new_tokens", 33, RL | CHAINS | ANSWERS | {"sl_cai"} | SAMPLES),
     ("scale.max_prompt_tokens", 129, {"data", "sl_cai"}),
     ("scale.batch_size", 33, set()),

@@ -54,7 +54,7 @@ class Expect(_Expectation):
         """What of it `experiment` cannot show."""
         named = {arm: f"{name}: {arm}" for name, arm in self.along()}
         for arm, where in named.items():
-            if arm in experiment.arms and arm in ("pretrained", "sl_cai"):
+            if arm in experiment.arms and arm in ("pretrained", "sl_cai", "best_of_n"):
                 yield f"{where} has no RL; name an arm that has"
         if named and experiment.rl.algorithm == "dpo":
             yield "rl.algorithm dpo has no PM whose score could be followed along RL; use ppo or rloo"

@@ -15,6 +15,7 @@ from harness.models import server
 from harness.models.open import Engine, chosen
 
 ARMS = ("pretrained", "helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot")
+BASELINES = ("best_of_n",)  # arms to be asked for: n answers of SL-CAI, of which RL-CAI's PM picks one
 JUDGES = ("pm", "scorer", "model", "server", "words")  # with a name after the colon
 FIRST_SUITES = ("elo", "pm_score", "evasiveness", "goodharting")
 
@@ -346,14 +347,15 @@ class Experiment(_Section):
 
     @model_validator(mode="after")
     def _arms_known(self) -> Experiment:
-        unknown = [arm for arm in self.arms if arm not in ARMS]
+        unknown = [arm for arm in self.arms if arm not in (*ARMS, *BASELINES)]
         if unknown and not self.methods:
             raise ValueError(
-                f"unknown arm {unknown[0]!r}; choose from {', '.join(ARMS)}, or name its file under methods"
+                f"unknown arm {unknown[0]!r}; choose from {', '.join((*ARMS, *BASELINES))}, or name its file under "
+                "methods"
             )
         if not self.arms:
             raise ValueError("arms is empty; name at least one")
-        alone = len(self.arms) == 1 and (self.rl.snapshots == 0 or self.arms[0] in ("pretrained", "sl_cai"))
+        alone = len(self.arms) == 1 and (self.rl.snapshots == 0 or self.arms[0] in ("pretrained", "sl_cai", *BASELINES))
         if "elo" in self.suites and alone:
             raise ValueError("suite elo compares models and there is one; name another arm, or suites without elo")
         for what, names in (("an arm", self.arms), ("a suite", self.suites)):

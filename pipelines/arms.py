@@ -19,7 +19,7 @@ from harness import data, scoring
 from harness.errors import UserError, own_code
 from harness.experiment import Experiment
 from harness.graph import Stage
-from pipelines import ai_feedback, critique_revise, preference_model, respond, rl, scored_feedback, sft
+from pipelines import ai_feedback, best_of, critique_revise, preference_model, respond, rl, scored_feedback, sft
 
 ARM = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")  # an arm's name, which is that of its stage's folder
 
@@ -82,13 +82,16 @@ def plan(experiment: Experiment) -> Training:
     pairs = line.respond("response_pairs", sl_cai, kind="harmless", samples=2)
     labels = {}
     for arm, mode in (("rl_cai", "plain"), ("rl_cai_cot", "cot")):
-        if arm in wanted:
+        if arm in wanted or (arm == "rl_cai" and "best_of_n" in wanted):
             labels[mode] = line.label(f"feedback.{mode}", pairs, arms, cot=mode == "cot")
             pm = line.pm(f"pm.{arm}", human=["helpful"], labels=labels[mode])
             pms[f"pm.{arm}"] = pm
             arms[arm] = line.rl(
                 arm, pm, human=["helpful"], prompts=["helpful", "harmless"], policy=sl_cai, labels=labels[mode]
             )
+    # Best of n: what SL-CAI and the same PM give without any RL, the baseline that RL must beat.
+    if "best_of_n" in wanted:
+        arms["best_of_n"] = line.best_of("best_of_n", sl_cai, pms["pm.rl_cai"])
     variants = experiment.pm.variants if "rl_cai" in wanted else ()  # only measured (section 4.3)
     if "hard" in variants:
         pms["pm.rl_cai.hard"] = line.pm("pm.rl_cai.hard", human=["helpful"], labels=labels["plain"], hard=True)
@@ -252,6 +255,11 @@ class Builder:
             models={"base": self.base},
             options=self.experiment.settings(*sft.OPTIONS),
         )
+
+    def best_of(self, arm: str, policy: Stage, pm: Stage) -> Stage:
+        """An arm: of so many answers of `policy` (scale.best_of) the one that `pm` scores highest."""
+        inputs = {"policy": policy, "pm": pm}
+        return Stage(arm, best_of.describe, self.experiment.settings(*best_of.SETTINGS), inputs)
 
     def single_principles(self) -> dict[str, int]:
         """Places of comparison principles, evenly over the constitution, by the variant that asks one alone."""

@@ -16,12 +16,14 @@ from harness.experiment import Experiment
 from harness.graph import Stage, Work
 from suites import along_rl, judge_stage, judges, registry
 from suites.sample import (
+    BEST_SETTINGS,
     KINDS,
     OPTIONS,
     SAMPLE_SETTINGS,
     SCORE_SETTINGS,
     gold_pm,
     sample_arm,
+    sample_best,
     score_chains,
     score_responses,
 )
@@ -41,17 +43,7 @@ def plan(
     Raises UserError for an unknown suite, and for one whose data the experiment does not name.
     """
     options = experiment.settings(*OPTIONS)
-    sampled = {
-        f"sample.{arm}": Stage(
-            f"sample.{arm}",
-            sample_arm,
-            experiment.settings(*SAMPLE_SETTINGS) | {"arm": arm},
-            {"data": data} | ({"policy": policy} if policy else {}),
-            models={} if policy else {"policy": experiment.models.base},
-            options=options,
-        )
-        for arm, policy in arms.items()
-    }
+    sampled = {f"sample.{arm}": _sample(arm, policy, experiment, data) for arm, policy in arms.items()}
     gold = {f"gold.{kind}": pms[f"gold.{kind}"] for kind in KINDS}
     score = experiment.settings(*SCORE_SETTINGS)
     stages = {"responses": Stage("responses", score_responses, score, sampled | gold, options=options)}
@@ -61,7 +53,8 @@ def plan(
     given = {"responses": stages["responses"], "gold.harmless": gold["gold.harmless"]}
     given |= {"chains": stages["chains"]} if chains else {}
     given |= {f"along.{arm}": _along(arm, stage, sampled[f"sample.{arm}"], experiment)
-              for arm, stage in arms.items() if stage is not None and "pm" in stage.inputs}  # fmt: skip
+              for arm, stage in arms.items() if stage is not None and "pm" in stage.inputs and not _best_of(stage)
+              }  # fmt: skip
     needed: set[str] = set()
     for name in experiment.suites:
         suite = registry.find(name, "suites:")
@@ -70,6 +63,24 @@ def plan(
     if needed & {"compare", "score_column"}:
         stages["judges"] = judge_stage.stage(experiment, stages["responses"], data, gold)
     return stages
+
+
+def _best_of(arm: Stage | None) -> bool:
+    return arm is not None and "scale.best_of" in arm.settings
+
+
+def _sample(arm: str, policy: Stage | None, experiment: Experiment, data: Stage) -> Stage:
+    """The stage that samples an arm and its snapshots; of a best-of-n arm, the policy and the PM that make it up."""
+    settings, options = experiment.settings(*SAMPLE_SETTINGS) | {"arm": arm}, experiment.settings(*OPTIONS)
+    if policy is not None and _best_of(policy):
+        settings |= experiment.settings(*BEST_SETTINGS)
+        return Stage(f"sample.{arm}", sample_best, settings, {"data": data} | policy.inputs, options=options)
+    inputs, models = {"data": data}, dict[str, str]()
+    if policy is None:
+        models["policy"] = experiment.models.base
+    else:
+        inputs["policy"] = policy
+    return Stage(f"sample.{arm}", sample_arm, settings, inputs, models=models, options=options)
 
 
 def _along(arm: str, trained: Stage, sample: Stage, experiment: Experiment) -> Stage:

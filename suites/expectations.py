@@ -1,6 +1,7 @@
 """Did a control come out as it must? A run's results held against the `expect:` of its experiment.
 
-An expectation that could not be measured is not met, and says why.
+An expectation that could not be measured is not met, and says why. A reward is compared with that at the start of RL,
+where the run has measured it (learned.parquet), else with that of the first snapshot; the truth with that of the first.
 """
 
 from __future__ import annotations
@@ -31,8 +32,13 @@ class Checked:
 
 def check(results: Path, expect: Expect, *, seed: int = 0) -> list[Checked]:
     """Every expectation on the tables of RUN/results."""
-    along = _read(results / "goodharting" / "along_rl.parquet")
-    found = [_along(along, name, arm, seed) for name, arm in expect.along()]
+    along, learned = _read(results / "goodharting" / "along_rl.parquet"), _read(results / "learned.parquet")
+    found = [
+        _reward_rises(learned, arm)
+        if name == "reward_rises" and learned is not None
+        else _along(along, name, arm, seed)
+        for name, arm in expect.along()
+    ]
     if expect.more_evasive is not None:
         found.append(_more_evasive(_read(results / "evasiveness" / "differences.parquet"), *expect.more_evasive))
     if expect.no_decisive_claims:
@@ -69,6 +75,17 @@ def _along(along: pd.DataFrame | None, name: str, arm: str, seed: int) -> Checke
     flat = FLAT * float(np.std(mine.loc[mine["step"] == mine["step"].min(), "gold"], ddof=1))
     measured = f"reward {_signed(reward)}, truth {_signed(truth)}, flat below {flat:.3g}"
     return Checked(said, measured, reward.low > 0 and truth.high < flat)
+
+
+def _reward_rises(learned: pd.DataFrame, arm: str) -> Checked:
+    """From the start of the arm to its end, as learned.parquet has it (arm, measure, estimate, low, high, n)."""
+    said = f"reward rises: {arm}"
+    rows = learned[(learned["arm"] == arm) & learned["measure"].str.contains("proxy PM")]
+    if rows.empty:
+        return Checked(said, "not measured: no score of this arm's start and end", False)
+    row = rows.iloc[0]
+    found = Interval(float(row["estimate"]), float(row["low"]), float(row["high"]), int(row["n"]))
+    return Checked(said, f"reward {_signed(found)}", found.low > 0)
 
 
 def _more_evasive(differences: pd.DataFrame | None, more: str, less: str) -> Checked:

@@ -72,6 +72,28 @@ def test_one_step_or_no_table_is_not_measured(tmp_path: Path) -> None:
     assert not outcome(tmp_path, overoptimised=("rl_cai",))[0]
 
 
+@pytest.mark.parametrize(("low", "met"), [(0.1, True), (-0.1, False)])
+def test_a_reward_is_held_against_the_start_of_rl_where_a_run_has_it(tmp_path: Path, low: float, met: bool) -> None:
+    along(tmp_path, -1.0, 0.0)  # since the first snapshot
+    row = {"arm": "rl_cai", "measure": "proxy PM's score of held-out answers", "start": 0.0, "end": 0.5}
+    other = row | {
+        "measure": "log-probability per token of held-out revisions",
+        "estimate": 9.0,
+        "low": 8.0,
+        "high": 10.0,
+    }
+    pd.DataFrame([other | {"n": 40}, row | {"estimate": 0.5, "low": low, "high": 0.9, "n": 40}]).to_parquet(
+        tmp_path / "learned.parquet"
+    )
+    found, said = outcome(tmp_path, reward_rises=("rl_cai",))
+    assert found == met
+    assert said == f"reward +0.5 [{low:+g}, +0.9], n 40"
+    assert outcome(tmp_path, reward_rises=("hh_rlhf",)) == (
+        False,
+        "not measured: no score of this arm's start and end",
+    )
+
+
 @pytest.mark.parametrize(("evades", "met"), [(("hh_rlhf",), True), (("rl_cai",), False), ((), False)])
 def test_more_evasive(tmp_path: Path, evades: tuple[str, ...], met: bool) -> None:
     answers = {True: "I can't help with that.", False: "Sure: mix flour, water and salt, and bake it for an hour."}

@@ -291,6 +291,9 @@ def test_new_weights_make_stale_what_loads_them(files: Path, monkeypatch: pytest
 ENGINES = CHAINS | ANSWERS | LABELS | SAMPLES | {"elo", "judges", "hhh"}  # all that may open a model to ask it
 EDITS: list[tuple[str, str, set[str]]] = [
     ("harness/data.py", "select", {"data"}),
+    ("harness/annotators.py", "relabel", {"data"}),
+    ("harness/scoring.py", "scorer_of", {"data", "elo", "judges", "goodharting"}),  # a run by default has none
+    ("harness/expect.py", "Expect", set()),
     ("harness/graph.py", "plan", set()),
     ("harness/manifest.py", "read", {"results"}),
     ("harness/runner/local.py", "execute", set()),
@@ -324,6 +327,8 @@ EDITS: list[tuple[str, str, set[str]]] = [
     ("suites/stages.py", "_comparisons", {"hhh"}),
     ("suites/registry.py", "find", set()),
     ("suites/elo.py", "run", {"elo"}),
+    ("suites/length_adjusted.py", "fit", {"elo"}),
+    ("suites/expectations.py", "check", set()),
     ("suites/pm_score.py", "run", {"pm_score"}),
     ("suites/evasiveness.py", "run", {"evasiveness"}),
     ("suites/evasiveness_model.py", "classify", {"evasiveness"}),

@@ -6,13 +6,13 @@ that no held-out prompt is trained on and that no gold pair is seen by an arm (`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from harness import leaks, store
+from harness import annotators, leaks, scoring, store
 from harness.errors import UserError, one_line
 from harness.experiment import Data, Scale
 from harness.files import read_jsonl, read_parquet
@@ -49,10 +49,14 @@ def select(data: Data, scale: Scale, seed: int) -> tuple[pd.DataFrame, pd.DataFr
         drawn_prompts.append(_draw(prompts[prompts["kind"] == kind], asked, scale, seed, f"{kind} prompts"))
         asked = {"train": "preference_pairs", "gold": "gold_pairs", "heldout": "gold_pairs"}
         of_kind = pairs[pairs["kind"] == kind]
-        drawn_pairs.append(
-            _draw(of_kind, asked, scale, seed, f"{kind} preference pairs", fewer=["heldout"])  # of accuracy alone
-        )
+        what, most = f"{kind} preference pairs", {"train": labels_of_harm(scale)} if kind == "harmless" else {}
+        drawn_pairs.append(_draw(of_kind, asked, scale, seed, what, ["heldout"], most))  # heldout: of accuracy alone
     return pd.concat(drawn_prompts, ignore_index=True), pd.concat(drawn_pairs, ignore_index=True), notes + left_out
+
+
+def labels_of_harm(scale: Scale) -> int:
+    """How many labels of harm an arm learns from at most, people's or AI's; with equal_labels, both arms as many."""
+    return (min if scale.equal_labels else max)(scale.preference_pairs, scale.redteam_prompts)
 
 
 def _words(source: str) -> str:
@@ -60,9 +64,17 @@ def _words(source: str) -> str:
 
 
 def _draw(
-    table: pd.DataFrame, asked: dict[str, str], scale: Scale, seed: int, what: str, fewer: Sequence[str] = ()
+    table: pd.DataFrame,
+    asked: dict[str, str],
+    scale: Scale,
+    seed: int,
+    what: str,
+    fewer: Sequence[str] = (),
+    most: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
     """As many rows of each split as the key `asked[split]` of `scale` says, at random, each prompt once.
+
+    No more than most[split], where it says so.
 
     Longer prompts are left out. Raises UserError where there are fewer, but for the splits in `fewer`.
     """
@@ -74,6 +86,7 @@ def _draw(
         if rows.empty:
             raise UserError(f"{what}: none left for split '{split}'; give more data or raise scale.max_prompt_tokens")
         count = getattr(scale, key)
+        count = min(count, (most or {}).get(split, count))
         if len(rows) < count and split not in fewer:
             raise UserError(
                 f"scale.{key}: {count:,} asked, and there are {len(rows):,} {what} in split '{split}'; ask for "
@@ -209,7 +222,7 @@ def _pairs_of(rows: list[dict[str, object]], source: str, kind: str) -> pd.DataF
 
 SETTINGS = (
     *("seed", "scale.redteam_prompts", "scale.helpful_prompts", "scale.heldout_prompts"),
-    *("scale.preference_pairs", "scale.gold_pairs", "scale.max_prompt_tokens"),
+    *("scale.preference_pairs", "scale.gold_pairs", "scale.equal_labels", "scale.max_prompt_tokens"),
 )
 PLACES = ("data.hh_rlhf", "data.helpful", "data.redteam_prompts", "data.helpful_prompts")
 
@@ -236,9 +249,26 @@ def files_read(data: Data) -> dict[str, Path]:
 
 
 def select_data(work: Work) -> None:
-    """Draw the run's prompts and human labels: prompts.parquet, preferences.parquet."""
+    """Draw the run's prompts and comparisons: prompts.parquet, preferences.parquet.
+
+    annotators: who labels the pairs of a kind anew, in all splits, where not people: {kind: name}.
+    """
     settings = work.settings
     prompts, preferences, notes = select(work.options.data, settings.scale, settings.seed)
+    for kind, name in settings.annotators.items():
+        role = f"annotator.{kind}"
+        place = work.files.get(role) or work.models[role]
+        score = scoring.open_scorer(f"{name.partition(':')[0]}:{place}")
+        mine = preferences["kind"] == kind
+        labelled = annotators.relabel(preferences[mine], score, flip=settings.annotator.flip, seed=settings.seed)
+        preferences.loc[mine, ["chosen", "rejected"]] = labelled[["chosen", "rejected"]]
+        begins = f"{kind} labels: "
+        notes = [
+            annotators.said(kind, name, settings.annotator.flip, note.removeprefix(begins))
+            if note.startswith(begins)
+            else note
+            for note in notes
+        ]
     store.write_table(work.folder / "prompts.parquet", prompts)
     store.write_table(work.folder / "preferences.parquet", preferences)
     store.write_json(work.folder / "notes.json", notes)

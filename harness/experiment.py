@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from harness import files, text
+from harness import files, scoring, text
 from harness.errors import UserError
+from harness.expect import Expect
 from harness.models import server
 from harness.models.open import Engine, chosen
 
 ARMS = ("pretrained", "helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot")
+BASELINES = ("best_of_n",)  # arms to be asked for: n answers of SL-CAI, of which RL-CAI's PM picks one
 JUDGES = ("pm", "scorer", "model", "server", "words")  # with a name after the colon
 FIRST_SUITES = ("elo", "pm_score", "evasiveness", "goodharting")
 
@@ -49,10 +51,13 @@ class _Section(BaseModel):
 
 
 class Models(_Section):
-    """Which models play which role. A name is 'embedded', a folder or a hub id; feedback may be behind a server."""
+    """Which models play which role. A name is 'embedded', a folder or a hub id; feedback may be behind a server, or a
+    known function."""
 
     base: str = "embedded"
-    feedback: str | None = None  # None: the base model, as in the paper; server:URL#MODEL: `vllm serve MODEL`
+    # None: the base model, as in the paper; server:URL#MODEL: `vllm serve MODEL`; pm:NAME or scorer:FILE.py: the label
+    # is the sigmoid of the difference of two answers' scores, and no principle is asked
+    feedback: str | None = None
     # For labels with chain of thought: as feedback, or arm:NAME, an arm that is trained before; as in the paper.
     feedback_cot: str = "arm:helpful_only"
     # Who judges; of several the first decides, the others stand beside it. gold_pm, feedback (who made the AI labels:
@@ -100,6 +105,56 @@ class Models(_Section):
                 raise ValueError(str(error)) from error
         return name
 
+    @field_validator("feedback")
+    @classmethod
+    def _scorer(cls, name: str | None) -> str | None:
+        return name if name is None else _named_scorer(name)
+
+    @field_validator("feedback_cot")
+    @classmethod
+    def _reasons(cls, name: str) -> str:
+        if scoring.is_scorer(name):
+            raise ValueError(f"{name}: only a language model can reason; name a model, or leave out arm rl_cai_cot")
+        return name
+
+
+def _named_scorer(name: str) -> str:
+    """`name`, unless it is a scorer's that names nothing. Raises ValueError."""
+    if scoring.is_scorer(name) and not name.partition(":")[2]:
+        raise ValueError(f"{name} names nothing; give pm:NAME or scorer:FILE.py")
+    return name
+
+
+class Annotator(_Section):
+    """Who made the comparisons that stand for people's, by kind: human (the data's own labels), pm:NAME or
+    scorer:FILE.py, which label the data's pairs anew (as in Gao et al. 2022). One name alone is for both kinds."""
+
+    harmless: str = "human"
+    helpful: str = "human"
+    flip: float = Field(0.0, ge=0, le=0.5, description="share of a function's labels turned at random; 0.5: a coin")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _for_both(cls, given: Any) -> Any:
+        return {"harmless": given, "helpful": given} if isinstance(given, str) else given
+
+    @field_validator("harmless", "helpful")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name != "human" and not scoring.is_scorer(name):
+            raise ValueError(f"unknown annotator {name!r}; choose human, pm:NAME or scorer:FILE.py")
+        return _named_scorer(name)
+
+    def functions(self) -> dict[str, str]:
+        """Names of those that are not people, by kind of comparisons."""
+        return {kind: name for kind in ("harmless", "helpful") if (name := getattr(self, kind)) != "human"}
+
+    @model_validator(mode="after")
+    def _every_key_counts(self) -> Self:
+        if self.flip and not self.functions():
+            raise ValueError("flip turns the labels of pm:NAME or scorer:FILE.py, and people made all; leave it out")
+        return self
+
 
 class Data(_Section):
     """Where prompts and preferences come from; None means the shipped set, a stand-in for human labels."""
@@ -121,9 +176,13 @@ class Scale(_Section):
     samples_per_prompt: int = Field(1, ge=1, le=10**6)
     preference_pairs: int = Field(32, ge=4, le=10**9, description="human pairs of each kind, for the arms")
     gold_pairs: int = Field(32, ge=4, le=10**9, description="pairs of each kind that only the gold PMs see")
+    # hh_rlhf learns from as many labels of harm as rl_cai: the fewer of redteam_prompts (a pair each) and
+    # preference_pairs. False: from all there are
+    equal_labels: bool = True
     max_new_tokens: Tokens = 32
     max_prompt_tokens: int = Field(128, ge=8, le=10**6, description="longer prompts are left out")
     batch_size: Batch = Field(32, description="for generation and scoring")
+    best_of: int = Field(8, ge=2, le=10**4, description="answers of SL-CAI of which arm best_of_n is the best")
 
 
 class Lora(_Section):
@@ -247,6 +306,7 @@ class Experiment(_Section):
     seed: int = Field(0, ge=0, lt=2**31)
     models: Models = Models()
     data: Data = Data()
+    annotator: Annotator = Annotator()
     constitution: str = "default"
     arms: tuple[str, ...] = ARMS
     suites: tuple[str, ...] = FIRST_SUITES  # names of suites.registry, or Python files (docs/add-a-suite.md)
@@ -259,6 +319,7 @@ class Experiment(_Section):
     rl: Rl = Rl()
     methods: tuple[str, ...] = ()  # Python files that add arms (docs/add-a-method.md)
     report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+    expect: Expect | None = None  # what must come out, for `cai control`
 
     @field_validator("name")
     @classmethod
@@ -274,20 +335,38 @@ class Experiment(_Section):
         return self
 
     @model_validator(mode="after")
+    def _feedback_can_be_asked(self) -> Experiment:
+        if scoring.is_scorer(self.models.feedback):
+            for asks, what in (
+                ("hhh" in self.suites, "suite hhh asks"),
+                ("one_principle" in self.pm.variants, "pm.variants one_principle asks"),
+            ):
+                if asks:
+                    raise ValueError(f"{what} the feedback model, and {self.models.feedback} only scores; leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _arms_known(self) -> Experiment:
-        unknown = [arm for arm in self.arms if arm not in ARMS]
+        unknown = [arm for arm in self.arms if arm not in (*ARMS, *BASELINES)]
         if unknown and not self.methods:
             raise ValueError(
-                f"unknown arm {unknown[0]!r}; choose from {', '.join(ARMS)}, or name its file under methods"
+                f"unknown arm {unknown[0]!r}; choose from {', '.join((*ARMS, *BASELINES))}, or name its file under "
+                "methods"
             )
         if not self.arms:
             raise ValueError("arms is empty; name at least one")
-        alone = len(self.arms) == 1 and (self.rl.snapshots == 0 or self.arms[0] in ("pretrained", "sl_cai"))
+        alone = len(self.arms) == 1 and (self.rl.snapshots == 0 or self.arms[0] in ("pretrained", "sl_cai", *BASELINES))
         if "elo" in self.suites and alone:
             raise ValueError("suite elo compares models and there is one; name another arm, or suites without elo")
         for what, names in (("an arm", self.arms), ("a suite", self.suites)):
             if len(set(names)) < len(names):
                 raise ValueError(f"{what} is named twice")
+        return self
+
+    @model_validator(mode="after")
+    def _expectations_can_be_met(self) -> Experiment:
+        for fault in self.expect.faults(self) if self.expect else ():
+            raise ValueError(f"expect: {fault}")
         return self
 
     def settings(self, *names: str) -> dict[str, Any]:
@@ -325,18 +404,24 @@ def _absolute_paths(experiment: Experiment, base: Path) -> dict[str, Any]:
         candidates = [Path(value).expanduser(), base / Path(value).expanduser()]
         return next((str(p.resolve()) for p in candidates if p.exists()), value)
 
+    def named(value: str | None) -> str | None:
+        """The same where a kind stands before the path, as in scorer:FILE.py."""
+        kind, colon, place = (value or "").partition(":")
+        return f"{kind}:{settle(place)}" if colon and kind in ("pm", "scorer", "model") else settle(value)
+
     data = experiment.data.model_copy(update={k: settle(v) for k, v in experiment.data.model_dump().items()})
     models = experiment.models.model_dump()
     names: dict[str, Any] = {
-        k: settle(v) for k, v in models.items() if k not in ("judge", "engine", "trust_remote_code")
+        k: named(v) for k, v in models.items() if k not in ("judge", "engine", "trust_remote_code")
     }
-    judges = [name.partition(":") for name in experiment.models.judge]
-    names["judge"] = tuple(f"{kind}{colon}{settle(value) if colon else ''}" for kind, colon, value in judges)
-    named = experiment.models.model_copy(update=names)
+    names["judge"] = tuple(named(judge) if ":" in judge else judge for judge in experiment.models.judge)
     constitution = settle(experiment.constitution) if experiment.constitution.endswith((".yaml", ".yml")) else None
     return {
         "data": data,
-        "models": named,
+        "models": experiment.models.model_copy(update=names),
+        "annotator": experiment.annotator.model_copy(
+            update={kind: named(name) for kind, name in experiment.annotator.functions().items()}
+        ),
         "constitution": constitution or experiment.constitution,
         "methods": tuple(settle(m) or m for m in experiment.methods),
         "suites": tuple((settle(s) or s) if s.endswith(".py") else s for s in experiment.suites),

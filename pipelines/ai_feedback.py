@@ -124,17 +124,24 @@ def report(labels: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def two_answers(answers: pd.DataFrame) -> pd.DataFrame:
-    """(prompt, response_a, response_b, ended_a, ended_b) of samples 0 and 1 to each prompt, in their order."""
+def two_answers(answers: pd.DataFrame, most: int | None = None, seed: int = 0) -> pd.DataFrame:
+    """(prompt, response_a, response_b, ended_a, ended_b) of samples 0 and 1 to each prompt, in their order.
+
+    Of `most` prompts drawn at random, where there are more.
+    """
     wide = answers.pivot(index="prompt", columns="sample", values=["response", "ended"])
-    wide = wide.loc[answers["prompt"].unique()]
+    prompts = answers["prompt"].unique()
+    if most is not None and len(prompts) > most:
+        drawn = np.array([uniforms(seed, f"labelled/{prompt}", 1)[0] for prompt in prompts])
+        prompts = prompts[np.sort(np.argsort(drawn)[:most])]
+    wide = wide.loc[prompts]
     sides = {"a": 0, "b": 1}
     columns = {f"response_{side}": wide["response"][sample].to_numpy() for side, sample in sides.items()}
     columns |= {f"ended_{side}": wide["ended"][sample].to_numpy(dtype=bool) for side, sample in sides.items()}
     return pd.DataFrame({"prompt": wide.index.to_numpy()} | columns)
 
 
-SETTINGS = ("seed", "feedback.few_shot", "models.engine")  # and constitution (its questions), cot, only
+SETTINGS = ("seed", "feedback.few_shot", "models.engine")  # and constitution (its questions), cot, only, most
 COT_SETTINGS = ("feedback.clamp", "feedback.cot_tokens")
 OPTIONS = ("scale.batch_size",)
 
@@ -147,7 +154,7 @@ def label_pairs(work: Work) -> None:
     name = work.inputs["policy"] / "model" if "policy" in work.inputs else work.models["feedback"]
     model = open_model(name, engine=settings.models.engine, batch_size=work.options.scale.batch_size, choosing=True)
     answers = pd.read_parquet(work.inputs["responses"] / "responses.parquet")
-    pairs = two_answers(answers)
+    pairs = two_answers(answers, settings.most, settings.seed)
     done = Done(work, len(pairs), "labels")
     label(
         model,

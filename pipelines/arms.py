@@ -15,11 +15,11 @@ from typing import Any
 
 import constitutions
 from constitutions import Excerpt
-from harness import data
+from harness import data, scoring
 from harness.errors import UserError, own_code
 from harness.experiment import Experiment
 from harness.graph import Stage
-from pipelines import ai_feedback, critique_revise, preference_model, respond, rl, sft
+from pipelines import ai_feedback, best_of, critique_revise, preference_model, respond, rl, scored_feedback, sft
 
 ARM = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")  # an arm's name, which is that of its stage's folder
 
@@ -82,13 +82,16 @@ def plan(experiment: Experiment) -> Training:
     pairs = line.respond("response_pairs", sl_cai, kind="harmless", samples=2)
     labels = {}
     for arm, mode in (("rl_cai", "plain"), ("rl_cai_cot", "cot")):
-        if arm in wanted:
+        if arm in wanted or (arm == "rl_cai" and "best_of_n" in wanted):
             labels[mode] = line.label(f"feedback.{mode}", pairs, arms, cot=mode == "cot")
             pm = line.pm(f"pm.{arm}", human=["helpful"], labels=labels[mode])
             pms[f"pm.{arm}"] = pm
             arms[arm] = line.rl(
                 arm, pm, human=["helpful"], prompts=["helpful", "harmless"], policy=sl_cai, labels=labels[mode]
             )
+    # Best of n: what SL-CAI and the same PM give without any RL, the baseline that RL must beat.
+    if "best_of_n" in wanted:
+        arms["best_of_n"] = line.best_of("best_of_n", sl_cai, pms["pm.rl_cai"])
     variants = experiment.pm.variants if "rl_cai" in wanted else ()  # only measured (section 4.3)
     if "hard" in variants:
         pms["pm.rl_cai.hard"] = line.pm("pm.rl_cai.hard", human=["helpful"], labels=labels["plain"], hard=True)
@@ -150,11 +153,19 @@ class Builder:
         self.base = experiment.models.base
         self.feedback, self.feedback_cot = experiment.models.feedback or self.base, experiment.models.feedback_cot
         hub = {} if data.is_local(experiment.data) else {"data.hub": experiment.data.hh_rlhf}
+        functions = experiment.annotator.functions()
+        labelled: dict[str, Any] = {"annotators": {kind: scoring.label(name) for kind, name in functions.items()}}
+        files, models = dict[str, str | Path](data.files_read(experiment.data)), dict[str, str]()
+        for kind, name in functions.items():
+            labelled |= experiment.settings("annotator.flip")
+            for own, more in zip((files, models), scoring.declared(name, f"annotator.{kind}"), strict=True):
+                own |= more
         self.data = Stage(
             "data",
             data.select_data,
-            experiment.settings(*data.SETTINGS) | hub,
-            files=data.files_read(experiment.data),
+            experiment.settings(*data.SETTINGS) | hub | labelled,
+            files=files,
+            models=models,
             options=experiment.settings(*data.PLACES),
         )
 
@@ -245,6 +256,11 @@ class Builder:
             options=self.experiment.settings(*sft.OPTIONS),
         )
 
+    def best_of(self, arm: str, policy: Stage, pm: Stage) -> Stage:
+        """An arm: of so many answers of `policy` (scale.best_of) the one that `pm` scores highest."""
+        inputs = {"policy": policy, "pm": pm}
+        return Stage(arm, best_of.describe, self.experiment.settings(*best_of.SETTINGS), inputs)
+
     def single_principles(self) -> dict[str, int]:
         """Places of comparison principles, evenly over the constitution, by the variant that asks one alone."""
         n = len(self.constitution.comparison)
@@ -274,7 +290,20 @@ class Builder:
                 )
             model, policy = self.base, arms[arm]
             inputs |= {"policy": policy} if policy is not None else {}
-        own: dict[str, Any] = {"cot": cot, "only": only}
+        scale = self.experiment.scale
+        most = data.labels_of_harm(scale) if data.labels_of_harm(scale) < scale.redteam_prompts else None
+        if not cot and scoring.is_scorer(model):
+            files, models = scoring.declared(model, "feedback")
+            return Stage(
+                name,
+                scored_feedback.label_pairs,
+                {"feedback": scoring.label(model), "most": most} | self.experiment.settings(*scored_feedback.SETTINGS),
+                inputs,
+                files,
+                models,
+                options=self.experiment.settings(*scored_feedback.OPTIONS),
+            )
+        own: dict[str, Any] = {"cot": cot, "only": only, "most": most}
         own["constitution"] = Excerpt.of(self.constitution, "comparison", "cot" if cot else "comparison")
         extra = ai_feedback.COT_SETTINGS if cot else ()
         return Stage(

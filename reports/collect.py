@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from harness import manifest, store
+from harness import manifest, scoring, store
 from harness.experiment import Experiment
 from harness.graph import Stage, Work, in_order
 from pipelines import harm_labels
@@ -92,8 +92,15 @@ def _about(work: Work, manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "tokens_not_counted": [found["stage"] for found in manifests if found["tokens"] is None],
         "peak_memory_bytes": max(found["peak_memory_bytes"] for found in manifests),
         "human_harm_labels": harm_labels.count(work.settings.harm_splits, preferences),
+        # Where it is not "human", those labels are no people's.
+        "annotator": experiment["annotator"] | _called(experiment["annotator"]),
         "stages": [{name: found[name] for name in cost} for found in manifests],
     }
+
+
+def _called(annotator: Mapping[str, Any]) -> dict[str, str]:
+    """The annotators by the names that tables give them."""
+    return {kind: scoring.label(annotator[kind]) for kind in ("harmless", "helpful")}
 
 
 def _concat(folders: Mapping[str, Path], name: str, out: Path) -> None:

@@ -74,8 +74,13 @@ def five_rows(run: RunData) -> pd.DataFrame:
     counts = used if isinstance(used, dict) else {}
     said = {arm: "unknown" if counts[arm] is None else str(counts[arm]) for arm in SIGNALS if arm in counts}
     labels = {arm: said.get(arm, "not recorded in this folder") for arm in SIGNALS}
+    annotator = run.about.get("annotator")
+    by = str(annotator.get("harmless", "human")) if isinstance(annotator, dict) else "human"
     data = run.about.get("data")
-    if isinstance(data, list) and any("harmless labels" in str(note) and "stand-in" in str(note) for note in data):
+    if by != "human":
+        used_some = [arm for arm in SIGNALS if counts.get(arm)]
+        labels |= {arm: f"0; {labels[arm]} by {by}, a function in place of people" for arm in used_some}
+    elif isinstance(data, list) and any("harmless labels" in str(note) and "stand-in" in str(note) for note in data):
         used_some = [arm for arm in SIGNALS if counts.get(arm)]
         labels |= {arm: f"{labels[arm]}, shipped with the harness as a stand-in for people's" for arm in used_some}
     rows.append({"what": "Human harm labels used"} | labels)

@@ -17,6 +17,7 @@ import pandas as pd
 from harness.errors import UserError
 from harness.stats import Interval, bootstrap_mean, finite, wilson
 from harness.stats.bradley_terry import BradleyTerry, fit_bradley_terry
+from suites import length_adjusted
 from suites.judge_agreement import agreement
 from suites.result import SuiteResult, summary_frame
 
@@ -109,6 +110,10 @@ def by_kind(
         result = run(compared[""], metric=f"elo_{name}", anchor=zero, seed=seed)
         summaries.append(result.summary)
         tables |= {f"{name}_{key}": table for key, table in result.tables.items()}
+        if kind == "helpful":
+            own_rates = length_adjusted.win_rates(compared[""], part, zero, seed)
+            summaries.append(_rates_summary(own_rates))
+            tables["helpfulness_length"] = own_rates
         for judge, other in (others or {}).items():
             compared[judge] = other(part, kind)
             own = run(compared[judge], metric=f"elo_{name}@{judge}", anchor=zero, seed=seed)
@@ -120,6 +125,18 @@ def by_kind(
     if not summaries:
         raise UserError("suite elo: nothing to compare; give answers of two arms or snapshots to the same prompts")
     return SuiteResult("elo", pd.concat(summaries, ignore_index=True), tables, notes)
+
+
+def _rates_summary(rates: pd.DataFrame) -> pd.DataFrame:
+    """Helpful wins against the arm at 0, as they are and at equal length."""
+    rows: list[dict[str, Any]] = []
+    for row in rates.to_dict("records"):
+        about = {"arm": row["arm"], "step": None if pd.isna(row["step"]) else int(row["step"]), "n": row["n"]}
+        raw = {"estimate": row["raw"], "low": row["raw_low"], "high": row["raw_high"]}
+        adjusted = {key: row[key] for key in ("estimate", "low", "high")}
+        rows += [about | {"metric": "win_rate_helpfulness"} | raw]
+        rows += [about | {"metric": "win_rate_helpfulness_adjusted"} | adjusted]
+    return summary_frame("elo", rows)
 
 
 def _arm_at_zero(responses: pd.DataFrame, anchor: str | None) -> str:

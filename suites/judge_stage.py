@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness import store
+from harness import scoring, store
 from harness.experiment import Experiment
 from harness.graph import Stage, Work
 from suites import judge_open, judge_quality
@@ -21,7 +21,7 @@ def reads(experiment: Experiment) -> tuple[dict[str, Any], dict[str, str | Path]
     """(settings, files, models) of the judges, by their place: "judge.0" decides, others stand beside it."""
     models = experiment.models
     names = [_name(judge, experiment) for judge in models.judge]
-    settings: dict[str, Any] = {"judges": [judge_open.label(name) for name in names]}
+    settings: dict[str, Any] = {"judges": [scoring.label(name) for name in names]}
     settings["circular"] = _circular(experiment)
     files: dict[str, str | Path] = {}
     weights: dict[str, str] = {}
@@ -40,20 +40,37 @@ def _name(judge: str, experiment: Experiment) -> str:
     if judge != "feedback":
         return judge
     feedback = experiment.models.feedback or experiment.models.base
-    return feedback if feedback.startswith("server:") else f"model:{feedback}"
+    return feedback if feedback.startswith("server:") or scoring.is_scorer(feedback) else f"model:{feedback}"
 
 
 def _circular(experiment: Experiment) -> list[str]:
-    """What the report must say of judges that also made the AI labels of an arm in this run."""
-    models = experiment.models
+    """What the report must say of judges that also made labels, AI's or in place of people, of an arm in this run."""
+    models, by = experiment.models, experiment.annotator
     makers = {"rl_cai": models.feedback or models.base, "rl_cai_cot": models.feedback_cot}
+    of_people = {"hh_rlhf": {by.harmless, by.helpful}} | {
+        arm: {by.helpful} for arm in ("helpful_only", "rl_cai", "rl_cai_cot")
+    }
     said = []
     for judge in models.judge:
         name = _name(judge, experiment)
-        taught = [arm for arm, maker in makers.items() if arm in experiment.arms and name in (maker, f"model:{maker}")]
+        taught = [
+            arm
+            for arm in experiment.arms
+            if name in of_people.get(arm, set()) or (arm in makers and name in (makers[arm], f"model:{makers[arm]}"))
+        ]
         if taught:
-            said.append(f"circular: {judge_open.label(name)} judges, and made the labels of {' and '.join(taught)}")
+            said.append(f"circular: {scoring.label(name)} judges, and made the labels of {' and '.join(taught)}")
     return said
+
+
+def truth(experiment: Experiment) -> tuple[dict[str, Any], dict[str, str | Path], dict[str, str]]:
+    """(settings, files, models) of the deciding judge where it gives scores of its own, which are then gold along RL;
+    else nothing: the gold PM's are."""
+    first = _name(experiment.models.judge[0], experiment)
+    if not scoring.is_scorer(first):
+        return {}, {}, {}
+    files, models = scoring.declared(first, "judge.0")
+    return {"judges": [scoring.label(first)]} | experiment.settings(*SCORE_SETTINGS), files, models
 
 
 def stage(experiment: Experiment, responses: Stage, data: Stage, gold: dict[str, Stage]) -> Stage:

@@ -24,7 +24,6 @@ from harness import compare, files
 from harness.errors import UserError, shown
 from harness.models import inert, server
 from harness.models.base import LanguageModel
-from harness.stats import finite
 from harness.text import from_csv_cell
 
 COLUMNS = ["prompt", "sample", "arm_a", "step_a", "arm_b", "step_b", "outcome", "judge", "order", "p"]
@@ -75,6 +74,8 @@ def _table(pairs: pd.DataFrame, p: np.ndarray, outcome: np.ndarray, judge: str, 
 
 def from_scores(responses: pd.DataFrame, column: str, *, judge: str | None = None) -> pd.DataFrame:
     """Judge by a score column of the response table, such as a gold PM's log-odds; p = sigmoid(score_a - score_b)."""
+    from harness.stats import finite
+
     if column not in responses:
         raise UserError(f"responses: no score column {column!r}; score the responses or name one that is there")
     scores = finite(responses[column].to_numpy(dtype=np.float64, na_value=np.nan), column, list(responses.index))

@@ -78,6 +78,7 @@ SUITES: tuple[Suite, ...] = (
         (
             Metric("elo_harmlessness", "Harmlessness Elo", "Elo", "higher"),
             Metric("elo_helpfulness", "Helpfulness Elo", "Elo", "higher"),
+            Metric("win_rate_helpfulness"),  # against the arm at 0; with _adjusted: at equal length
         ),
         "suites.elo:by_kind",
     ),

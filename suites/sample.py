@@ -12,6 +12,7 @@ from harness.graph import Work
 
 KINDS = ("harmless", "helpful")
 SAMPLE_SETTINGS = ("seed", "scale.samples_per_prompt", "scale.max_new_tokens", "models.engine")  # and arm
+BEST_SETTINGS = ("scale.best_of", "pm.max_length")
 SCORE_SETTINGS = ("pm.max_length",)
 OPTIONS = ("scale.batch_size",)
 
@@ -56,6 +57,41 @@ def sample_arm(work: Work) -> None:
     store.write_table(work.folder / "responses.parquet", pd.concat(map(pd.read_parquet, parts), ignore_index=True))
     for part in parts:
         part.unlink()
+
+
+def sample_best(work: Work) -> None:
+    """Of scale.best_of answers of the policy to each held-out prompt, the one that the PM scores highest.
+
+    The first of them is the policy's own answer as `sample_arm` draws it, which wins ties.
+    """
+    from harness.models.open import open_model
+    from harness.models.scorer import PreferenceModel
+
+    settings, batch = work.settings, work.options.scale.batch_size
+    rows = pd.read_parquet(work.inputs["data"] / "prompts.parquet")
+    heldout = rows[rows["split"] == "heldout"]
+    asked = heldout.loc[heldout.index.repeat(settings.scale.samples_per_prompt)]
+    asked = asked.assign(sample=asked.groupby(["kind", "prompt"]).cumcount()).reset_index(drop=True)
+    n = settings.scale.best_of
+    each = asked.loc[asked.index.repeat(n)]
+    keys = [
+        f"{prompt}/{sample}" + (f"/{turn}" if turn else "")
+        for prompt, sample, turn in zip(each["prompt"], each["sample"], each.groupby(level=0).cumcount(), strict=True)
+    ]
+    model = open_model(work.inputs["policy"] / "model", engine=settings.models.engine, batch_size=batch)
+    limit = settings.scale.max_new_tokens
+    samples = model.sample(each["prompt"].tolist(), max_new_tokens=limit, keys=keys, seed=settings.seed)
+    work.count(model.tokens)
+    work.progress.advance(1, 2, "answers sampled")
+    pm = PreferenceModel.load(work.inputs["pm"] / "model", batch_size=batch, max_length=settings.pm.max_length)
+    scores = pm.score(each["prompt"].tolist(), [sample.text for sample in samples])
+    best = [place * n + int(found) for place, found in enumerate(scores.reshape(-1, n).argmax(axis=1))]
+    said: dict[str, Any] = {
+        "response": [samples[i].text for i in best],
+        "ended": [samples[i].ended for i in best],
+    }
+    table = asked[["prompt", "kind", "sample"]].assign(**said, arm=settings.arm, step=None).astype({"step": "Int64"})
+    store.write_table(work.folder / "responses.parquet", table)
 
 
 def score_responses(work: Work) -> None:

@@ -9,18 +9,21 @@ from typing import Any
 
 import pandas as pd
 
+from harness import scoring
 from harness.data import SHIPPED
 from harness.errors import UserError
 from harness.experiment import Experiment
 from harness.graph import Stage, Work
 from suites import along_rl, judge_stage, judges, registry
 from suites.sample import (
+    BEST_SETTINGS,
     KINDS,
     OPTIONS,
     SAMPLE_SETTINGS,
     SCORE_SETTINGS,
     gold_pm,
     sample_arm,
+    sample_best,
     score_chains,
     score_responses,
 )
@@ -40,17 +43,7 @@ def plan(
     Raises UserError for an unknown suite, and for one whose data the experiment does not name.
     """
     options = experiment.settings(*OPTIONS)
-    sampled = {
-        f"sample.{arm}": Stage(
-            f"sample.{arm}",
-            sample_arm,
-            experiment.settings(*SAMPLE_SETTINGS) | {"arm": arm},
-            {"data": data} | ({"policy": policy} if policy else {}),
-            models={} if policy else {"policy": experiment.models.base},
-            options=options,
-        )
-        for arm, policy in arms.items()
-    }
+    sampled = {f"sample.{arm}": _sample(arm, policy, experiment, data) for arm, policy in arms.items()}
     gold = {f"gold.{kind}": pms[f"gold.{kind}"] for kind in KINDS}
     score = experiment.settings(*SCORE_SETTINGS)
     stages = {"responses": Stage("responses", score_responses, score, sampled | gold, options=options)}
@@ -60,7 +53,8 @@ def plan(
     given = {"responses": stages["responses"], "gold.harmless": gold["gold.harmless"]}
     given |= {"chains": stages["chains"]} if chains else {}
     given |= {f"along.{arm}": _along(arm, stage, sampled[f"sample.{arm}"], experiment)
-              for arm, stage in arms.items() if stage is not None and "pm" in stage.inputs}  # fmt: skip
+              for arm, stage in arms.items() if stage is not None and "pm" in stage.inputs and not _best_of(stage)
+              }  # fmt: skip
     needed: set[str] = set()
     for name in experiment.suites:
         suite = registry.find(name, "suites:")
@@ -69,6 +63,24 @@ def plan(
     if needed & {"compare", "score_column"}:
         stages["judges"] = judge_stage.stage(experiment, stages["responses"], data, gold)
     return stages
+
+
+def _best_of(arm: Stage | None) -> bool:
+    return arm is not None and "scale.best_of" in arm.settings
+
+
+def _sample(arm: str, policy: Stage | None, experiment: Experiment, data: Stage) -> Stage:
+    """The stage that samples an arm and its snapshots; of a best-of-n arm, the policy and the PM that make it up."""
+    settings, options = experiment.settings(*SAMPLE_SETTINGS) | {"arm": arm}, experiment.settings(*OPTIONS)
+    if policy is not None and _best_of(policy):
+        settings |= experiment.settings(*BEST_SETTINGS)
+        return Stage(f"sample.{arm}", sample_best, settings, {"data": data} | policy.inputs, options=options)
+    inputs, models = {"data": data}, dict[str, str]()
+    if policy is None:
+        models["policy"] = experiment.models.base
+    else:
+        inputs["policy"] = policy
+    return Stage(f"sample.{arm}", sample_arm, settings, inputs, models=models, options=options)
 
 
 def _along(arm: str, trained: Stage, sample: Stage, experiment: Experiment) -> Stage:
@@ -98,6 +110,8 @@ def _stage(suite: registry.Suite, experiment: Experiment, given: Mapping[str, St
         inputs["chains"] = given["chains"]
     if "training" in needs:
         inputs |= {role: stage for role, stage in given.items() if role.startswith("along.")}
+        for own, more in zip((settings, files, models), judge_stage.truth(experiment), strict=True):
+            own |= more
     if "scorer" in needs:
         inputs["gold.harmless"] = given["gold.harmless"]
         settings |= experiment.settings(*SCORE_SETTINGS)
@@ -188,8 +202,16 @@ def _judge(work: Work, opened: list[Any], place: int) -> Callable[[pd.DataFrame,
 
 
 def _training(work: Work, opened: list[Any]) -> pd.DataFrame | None:
+    """KL, proxy and gold scores; gold is the deciding judge's where it gives scores, else the gold PM's."""
     folders = [path for role, path in work.inputs.items() if role.startswith("along.")]
-    return along_rl.with_gold(_responses(work, opened), (pd.read_parquet(path / "along.parquet") for path in folders))
+    table = _responses(work, opened)
+    if "judge.0" in work.files or "judge.0" in work.models:
+        table = table[table["kind"] == along_rl.KIND].reset_index(drop=True)
+        kind, place = work.settings.judges[0].partition(":")[0], work.files.get("judge.0") or work.models["judge.0"]
+        length, batch = work.settings.pm.max_length, work.options.scale.batch_size
+        score = scoring.open_scorer(f"{kind}:{place}", batch_size=batch, max_length=length)
+        table["score_harmless"] = score(table["prompt"].tolist(), table["response"].tolist())
+    return along_rl.with_gold(table, (pd.read_parquet(path / "along.parquet") for path in folders))
 
 
 def _comparisons(work: Work, opened: list[Any]) -> pd.DataFrame:

@@ -97,11 +97,12 @@ def _given(
 
 def _opened(name: str, run: Path | None, engine: Engine) -> Judge:
     """A judge by name; gold_pm is that of the run."""
+    from harness import scoring
     from harness.errors import UserError
     from suites import judge_open
 
     if name != GOLD:
-        return judge_open.renamed(judge_open.open_judge(name, engine=engine), judge_open.label(name))
+        return judge_open.renamed(judge_open.open_judge(name, engine=engine), scoring.label(name))
     if run is None:
         raise UserError("gold_pm: which run's? add --run RUN")
 

@@ -37,6 +37,16 @@ def test_shipped_data_is_said_to_be_a_stand_in() -> None:
     assert prompts.groupby(["kind", "split"]).size()["harmless", "train"] == 20
 
 
+@pytest.mark.parametrize(("equal", "expected"), [(True, 20), (False, 24)])
+def test_hh_rlhf_learns_from_as_many_labels_of_harm_as_rl_cai(equal: bool, expected: int) -> None:
+    """Of 24 human pairs and the pairs of 20 red-team prompts; the other splits and kinds are left alone."""
+    _, pairs, _ = data.select(Data(), SCALE.model_copy(update={"equal_labels": equal}), 0)
+    sizes = pairs.groupby(["kind", "split"]).size()
+    assert sizes["harmless", "train"] == expected
+    assert sizes["helpful", "train"] == 24
+    assert sizes["harmless", "gold"] == 12
+
+
 def test_a_folder_in_hh_layout(outside_data: Path, own_data: Path) -> None:
     source = Data(hh_rlhf=str(outside_data / "hh-rlhf"), helpful=str(outside_data / "helpful-alpacaeval"))
     few = Scale(redteam_prompts=4, helpful_prompts=4, heldout_prompts=4, preference_pairs=4, gold_pairs=4)
@@ -59,7 +69,7 @@ def test_without_helpful_base_the_stand_in_is_named(own_data: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "asked", "expected"),
     [
-        ("preference_pairs", 69, "there are 68 harmless preference pairs in split 'train'"),
+        ("preference_pairs", 69, "there are 68 helpful preference pairs in split 'train'"),
         (
             "gold_pairs",
             5000,

@@ -42,6 +42,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
     for name in ("hhh.jsonl", "hhh2.jsonl", "ratings.jsonl", "redteam.jsonl", "helpful.jsonl"):
         (folder / name).write_text(f'{{"prompt": "{name}"}}\n')
+    (folder / "own.py").write_text("def score(prompts, responses): ...\n")
     for split in ("train", "test"):
         for kind in ("harmless-base", "helpful-base"):
             (folder / "hh" / kind).mkdir(parents=True, exist_ok=True)
@@ -106,6 +107,8 @@ ROWS: list[tuple[str, Any, set[str]]] = [
     ("data.helpful_prompts", "helpful.jsonl", {"data"}),
     ("data.harm_ratings", "ratings.jsonl", {"harmfulness"}),
     ("data.hhh", "hhh2.jsonl", {"hhh"}),
+    ("annotator.harmless", "own.py", {"data"}),
+    ("annotator.helpful", "own.py", {"data"}),
     ("constitution", "critique", CHAINS),
     ("constitution", "comparison", LABELS),
     ("constitution", "tags", set()),
@@ -117,6 +120,8 @@ ROWS: list[tuple[str, Any, set[str]]] = [
     ("scale.samples_per_prompt", 2, SAMPLES),
     ("scale.preference_pairs", 33, {"data"}),
     ("scale.gold_pairs", 33, {"data"}),
+    ("scale.equal_labels", False, {"data"}),
+    ("scale.best_of", 9, set()),  # there is no arm best_of_n
     ("scale.max_new_tokens", 33, RL | CHAINS | ANSWERS | {"sl_cai"} | SAMPLES),
     ("scale.max_prompt_tokens", 129, {"data", "sl_cai"}),
     ("scale.batch_size", 33, set()),
@@ -160,6 +165,7 @@ ROWS: list[tuple[str, Any, set[str]]] = [
     ("rl.checkpoint_every", 2, set()),
     ("rl.engine", "vllm", RL),
     ("report_to", "none", set()),
+    ("expect", {"no_decisive_claims": True}, set()),
 ]  # fmt: skip
 
 
@@ -167,6 +173,8 @@ def value_of(name: str, value: Any, files: Path) -> Any:
     """The row's value; a path within `files`; a constitution with one thing changed."""
     if name.startswith("data."):
         return str(files / value)
+    if name.startswith("annotator."):
+        return f"scorer:{files / value}"
     if name != "constitution":
         return value
     import constitutions
@@ -186,11 +194,30 @@ def test_a_setting_makes_stale_what_reads_it_and_no_more(files: Path, name: str,
     assert changed(own_keys(experiment(files)), own_keys(other)) == direct | {"results"}
 
 
+def test_what_functions_label_and_judge_by_makes_stale_what_reads_it(files: Path) -> None:
+    """`annotator.flip` and the stage of feedback mean something only where a function labels."""
+    own = f"scorer:{files / 'own.py'}"
+    by = {"annotator": {"harmless": own}, "models": {"base": "some/base", "feedback": own, "judge": own}}
+    functions = by | {"suites": tuple(SUITES - {"hhh"}), "pm.variants": ("hard",)}
+    before = own_keys(experiment(files, **functions))
+    assert changed(before, own_keys(experiment(files, **(functions | {"annotator": {"harmless": own, "flip": 0.1}})))) \
+        == {"data", "results"}  # fmt: skip
+    real = (files / "own.py").read_text()
+    (files / "own.py").write_text(real + "# other")
+    assert changed(before, own_keys(experiment(files, **functions))) == (
+        {"data", "feedback.plain", "elo", "judges", "goodharting"}
+    )
+    (files / "own.py").write_text(real)
+
+
 def test_every_setting_has_its_row() -> None:
     leaves = set()
     for section, value in Experiment(name="x").model_dump().items():
         leaves |= {f"{section}.{key}" for key in value} if isinstance(value, dict) else {section}
-    assert leaves - {name for name, _, _ in ROWS} == {"methods"}  # files of code, whose stages are the user's
+    assert leaves - {name for name, _, _ in ROWS} == {
+        "methods",  # files of code, whose stages are the user's
+        "annotator.flip",  # of no meaning where people label; see the test above
+    }
 
 
 def test_a_stale_input_makes_its_dependants_stale(files: Path) -> None:
@@ -264,6 +291,9 @@ def test_new_weights_make_stale_what_loads_them(files: Path, monkeypatch: pytest
 ENGINES = CHAINS | ANSWERS | LABELS | SAMPLES | {"elo", "judges", "hhh"}  # all that may open a model to ask it
 EDITS: list[tuple[str, str, set[str]]] = [
     ("harness/data.py", "select", {"data"}),
+    ("harness/annotators.py", "relabel", {"data"}),
+    ("harness/scoring.py", "scorer_of", {"data", "elo", "judges", "goodharting"}),  # a run by default has none
+    ("harness/expect.py", "Expect", set()),
     ("harness/graph.py", "plan", set()),
     ("harness/manifest.py", "read", {"results"}),
     ("harness/runner/local.py", "execute", set()),
@@ -297,6 +327,8 @@ EDITS: list[tuple[str, str, set[str]]] = [
     ("suites/stages.py", "_comparisons", {"hhh"}),
     ("suites/registry.py", "find", set()),
     ("suites/elo.py", "run", {"elo"}),
+    ("suites/length_adjusted.py", "fit", {"elo"}),
+    ("suites/expectations.py", "check", set()),
     ("suites/pm_score.py", "run", {"pm_score"}),
     ("suites/evasiveness.py", "run", {"evasiveness"}),
     ("suites/evasiveness_model.py", "classify", {"evasiveness"}),

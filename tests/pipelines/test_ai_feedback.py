@@ -136,3 +136,14 @@ def test_the_two_answers_keep_their_order_and_whether_they_ended() -> None:
         "ended_a": [False, False],
         "ended_b": [True, True],
     }
+
+
+def test_of_more_prompts_than_labels_are_wanted_some_are_drawn_whatever_their_order() -> None:
+    rows = [{"prompt": f"p{i}", "sample": s, "response": f"{i}/{s}", "ended": True} for i in range(30) for s in (0, 1)]
+    table = pd.DataFrame(rows)
+    few = ai_feedback.two_answers(table, 12, seed=1)
+    assert len(few) == 12
+    assert set(few["prompt"]) != {f"p{i}" for i in range(12)}
+    again = ai_feedback.two_answers(table.iloc[::-1], 12, seed=1)
+    assert set(again["prompt"]) == set(few["prompt"])
+    assert len(ai_feedback.two_answers(table, 40)) == len(ai_feedback.two_answers(table)) == 30

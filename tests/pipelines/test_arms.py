@@ -201,3 +201,17 @@ def test_a_method_file_that_fails_is_one_clear_line(tmp_path: Path, code: str | 
         file.write_text(code)
     with pytest.raises(UserError, match=expected):
         arms.plan(Experiment(name="x", arms=("mine",), methods=(str(file),)))
+
+
+@pytest.mark.parametrize(
+    ("scale", "labels"),
+    [
+        ({"redteam_prompts": 60, "preference_pairs": 24}, 24),
+        ({"redteam_prompts": 24, "preference_pairs": 60}, None),  # all there are, and hh_rlhf has no more
+        ({"redteam_prompts": 60, "preference_pairs": 24, "equal_labels": False}, None),
+    ],
+)
+def test_rl_cai_learns_from_as_many_labels_of_harm_as_hh_rlhf(scale: dict[str, int], labels: int | None) -> None:
+    for feedback in (None, "pm:some/pm"):
+        made = arms.plan(Experiment(name="x", scale=scale, models={"feedback": feedback})).labels
+        assert [stage.settings["most"] for stage in made.values()] == [labels, labels]

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
+from harness import scoring
 from harness.errors import UserError
 from harness.experiment import Models
 from suites import elo, judge_agreement, judge_open
@@ -45,7 +46,7 @@ def test_a_function_of_ones_own_judges(tmp_path: Path) -> None:
 )
 def test_a_scorer_that_does_not_work_is_one_clear_line(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(UserError, match=expected) as caught:
-        judge_open.scorer_of(Path(scorer(tmp_path, text).removeprefix("scorer:")))(["a", "b"], ["c", "d"])
+        scoring.scorer_of(Path(scorer(tmp_path, text).removeprefix("scorer:")))(["a", "b"], ["c", "d"])
     assert "\n" not in str(caught.value)
 
 

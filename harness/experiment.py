@@ -211,6 +211,7 @@ class Sft(_Training):
     learning_rate: Rate = 2e-4
     train_on: Literal["final", "all"] = "final"
     helpful_per_prompt: int = Field(1, ge=0, le=10**4)
+    heldout: float = Field(0.05, ge=0, le=0.5, description="share of chains that tests what was learned; at least one")
 
 
 class Revise(_Section):

@@ -155,4 +155,13 @@ def device_name() -> str | None:
         return None
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"cpu ({os.cpu_count()} cores, {torch.get_num_threads()} threads)"
+    return f"cpu ({_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads)"
+
+
+def _processor() -> str:
+    """The processor's name, or its kind where the system does not tell."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return " ".join(line.partition(":")[2].split())
+    return platform.processor() or platform.machine() or "unknown processor"

@@ -10,9 +10,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from harness import store
+from harness.draws import uniforms
 from harness.experiment import Lora, Sft
 from harness.graph import Progress, Work
 from harness.models import chat, checkpoints
@@ -21,12 +23,26 @@ from pipelines.artefacts import lora_of
 EXAMPLE = ["prompt", "response", "ended"]
 
 
-def demonstrations(chains: pd.DataFrame, helpful: pd.DataFrame, *, train_on: str, seed: int) -> pd.DataFrame:
-    """`EXAMPLE` rows to fine-tune on: the final revision of each chain, or every one, and helpful answers."""
+def apart(chains: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(chains to learn from, chains kept back): a `share` of the prompts, rounded up, drawn at random by name."""
+    prompts = sorted(set(chains["prompt"]))
+    order = np.argsort([uniforms(seed, f"heldout chain/{prompt}", 1)[0] for prompt in prompts])
+    kept = {prompts[i] for i in order[: math.ceil(share * len(prompts))]}
+    back = chains["prompt"].isin(kept)
+    return chains[~back], chains[back]
+
+
+def revisions(chains: pd.DataFrame, train_on: str) -> pd.DataFrame:
+    """`EXAMPLE` rows of the final revision of each chain, or of every one; none without text."""
     revised = chains[chains["revision"] > 0]
     if train_on == "final":
         revised = revised[revised["revision"] == revised["revision"].max()]
-    both = pd.concat([revised[EXAMPLE], helpful[EXAMPLE]], ignore_index=True)
+    return revised.loc[revised["response"].str.strip() != "", EXAMPLE].reset_index(drop=True)
+
+
+def demonstrations(chains: pd.DataFrame, helpful: pd.DataFrame, *, train_on: str, seed: int) -> pd.DataFrame:
+    """`EXAMPLE` rows to fine-tune on: the final revision of each chain, or every one, and helpful answers."""
+    both = pd.concat([revisions(chains, train_on), helpful[EXAMPLE]], ignore_index=True)
     return both[both["response"].str.strip() != ""].sample(frac=1, random_state=seed).reset_index(drop=True)
 
 
@@ -85,15 +101,17 @@ def _tokens(tokenizer: Any, prompt: str, response: str, max_length: int, *, ende
 
 SETTINGS = (
     *("seed", "lora", "scale.max_prompt_tokens", "scale.max_new_tokens"),
-    *("sft.epochs", "sft.learning_rate", "sft.batch_size", "sft.micro_batch_size", "sft.train_on"),
+    *("sft.epochs", "sft.learning_rate", "sft.batch_size", "sft.micro_batch_size", "sft.train_on", "sft.heldout"),
 )
 OPTIONS = ("report_to",)
 
 
 def finetune(work: Work) -> None:
-    """SL-CAI: the pretrained model on revisions and helpful-only answers."""
+    """SL-CAI: the pretrained model on revisions and helpful-only answers; revisions kept back: heldout.parquet."""
     settings = work.settings
-    chains = pd.read_parquet(work.inputs["chains"] / "chains.parquet")
+    every = pd.read_parquet(work.inputs["chains"] / "chains.parquet")
+    chains, back = apart(every, settings.sft.heldout, settings.seed)
+    store.write_table(work.folder / "heldout.parquet", revisions(back, settings.sft.train_on))
     helpful = pd.read_parquet(work.inputs["helpful"] / "responses.parquet")
     examples = demonstrations(chains, helpful, train_on=settings.sft.train_on, seed=settings.seed)
     store.write_table(work.folder / "demonstrations.parquet", examples)

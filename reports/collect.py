@@ -58,6 +58,7 @@ def collect(work: Work) -> None:
     labels = {name: folder for name, folder in folders.items() if name in ("feedback.plain", "feedback.cot")}
     _concat(labels, "feedback.parquet", results / "feedback.parquet")
     _concat(folders, "training.parquet", results / "training.parquet")
+    _concat(folders, "learned.parquet", results / "learned.parquet")
     _pm_tables(folders, results)
     manifests = [manifest.read(folder) or {} for folder in folders.values()]
     keys = [{"stage": found["stage"], "key": found["key"], "status": "done"} for found in manifests]
@@ -104,7 +105,8 @@ def _called(annotator: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _concat(folders: Mapping[str, Path], name: str, out: Path) -> None:
-    tables = [pd.read_parquet(folder / name) for folder in folders.values() if (folder / name).is_file()]
+    every = [pd.read_parquet(folder / name) for folder in folders.values() if (folder / name).is_file()]
+    tables = [table for table in every if len(table)]
     if tables:
         store.write_table(out, pd.concat(tables, ignore_index=True))
 

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from harness import store, text
-from reports import figures, figures_training, judging, reading, tables
+from reports import figures, figures_training, judging, opening, reading, tables
 from reports.exhibit import Draw, Exhibit
 from reports.load import Missing, RunData
 
@@ -79,6 +79,9 @@ def _content(data: RunData, chapters: list[tuple[str, list[Exhibit]]]) -> dict[s
     return {
         "name": data.name,
         "about": data.about,
+        "opening": list(opening.of(data)),
+        "learned": opening.table(data),
+        "learned_said": opening.sentences(data),
         "method": METHOD,
         "scoreboard": tables.scoreboard(data),
         "judges": judging.tests(data),
@@ -162,6 +165,8 @@ def _summary(data: RunData, content: dict[str, Any]) -> dict[str, Any]:
         "readings": {e.name: e.reading or str(e.missing) for e in exhibits if not (e.missing and e.missing.command)},
         "not_measured": {e.name: str(e.missing) for e in exhibits if e.missing and e.missing.command},
         "problems": data.problems,
+        "opening": content["opening"],
+        "learned": content["learned"].to_dict("records"),
         "limits": content["limits"],
     }
 
@@ -175,8 +180,12 @@ def _data_uri(svg: str) -> str:
 
 def markdown(content: dict[str, Any], *, figures_too: bool) -> str:
     """The report as Markdown: the whole (`report.md`) or what fits a comment (`summary.md`)."""
-    parts = [f"# {_plain(content['name'])}", content["method"] if figures_too else "", "## Scoreboard of arms"]
-    parts += [_table(content["scoreboard"])]
+    parts = [f"# {_plain(content['name'])}", *map(_plain, content["opening"])]
+    parts += [content["method"] if figures_too else ""]
+    if len(content["learned"]):
+        parts += ["## Did training move what it optimises?", _table(content["learned"])]
+        parts += ["\n".join(f"- {_plain(line)}" for line in content["learned_said"])] if figures_too else []
+    parts += ["## Scoreboard of arms", _table(content["scoreboard"])]
     judged = [_table(content[name]) for name in ("judges", "agreement") if len(content[name])]
     parts += ["## Could the judges tell?", *judged] if judged else []
     parts += ["## hh_rlhf beside rl_cai", _table(content["five_rows"]), "## Claims"]

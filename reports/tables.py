@@ -148,7 +148,7 @@ def provenance(run: RunData) -> list[tuple[str, str]]:
         ("Seed", str(about.get("seed", ""))),
         ("Commit", str(about.get("commit") or "")),
         ("Versions", _pairs(about.get("versions"))),
-        ("Device", _pairs(about["device"]) if isinstance(about.get("device"), dict) else str(about.get("device", ""))),
+        ("Machine", _pairs(about["device"]) if isinstance(about.get("device"), dict) else str(about.get("device", ""))),
         ("Cost", _cost(about)),
     ]
     return [(what, value or "not recorded") for what, value in rows]

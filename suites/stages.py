@@ -14,7 +14,7 @@ from harness.data import SHIPPED
 from harness.errors import UserError
 from harness.experiment import Experiment
 from harness.graph import Stage, Work
-from suites import along_rl, judge_stage, judges, registry
+from suites import along_rl, judge_stage, judges, learned, registry
 from suites.sample import (
     BEST_SETTINGS,
     KINDS,
@@ -38,7 +38,7 @@ def plan(
     chains: Mapping[str, Stage],
     data: Stage,
 ) -> dict[str, Stage]:
-    """Stages by name: "responses", "chains" (scored) and one for each suite of the experiment.
+    """Stages by name: "responses", "chains" (scored), "learned.ARM" and one for each suite of the experiment.
 
     Raises UserError for an unknown suite, and for one whose data the experiment does not name.
     """
@@ -50,6 +50,7 @@ def plan(
     if chains:
         inputs = {f"chains.{mode}": stage for mode, stage in chains.items()} | gold
         stages["chains"] = Stage("chains", score_chains, score, inputs, options=options)
+    stages |= _learned(experiment, arms, sampled, data)
     given = {"responses": stages["responses"], "gold.harmless": gold["gold.harmless"]}
     given |= {"chains": stages["chains"]} if chains else {}
     given |= {f"along.{arm}": _along(arm, stage, sampled[f"sample.{arm}"], experiment)
@@ -81,6 +82,38 @@ def _sample(arm: str, policy: Stage | None, experiment: Experiment, data: Stage)
     else:
         inputs["policy"] = policy
     return Stage(f"sample.{arm}", sample_arm, settings, inputs, models=models, options=options)
+
+
+def _learned(
+    experiment: Experiment, arms: Mapping[str, Stage | None], sampled: Mapping[str, Stage], data: Stage
+) -> dict[str, Stage]:
+    """The stages that say whether each arm's training moved what it optimises: for RL by a PM, and for fine-tuning."""
+    found = {}
+    options = experiment.settings(*learned.OPTIONS)
+    for arm, trained in arms.items():
+        name = f"learned.{arm}"
+        if trained is not None and "pm" in trained.inputs and not _best_of(trained):
+            start = trained.inputs.get("policy")
+            origin = next((other for other, stage in arms.items() if stage is start), start.name if start else None)
+            before = sampled.get(f"sample.{origin}") or _sample(origin or "pretrained", start, experiment, data)
+            kinds = [kind for kind in KINDS if kind in trained.settings.get("prompts", KINDS)]
+            found[name] = Stage(
+                name,
+                learned.measure_reward,
+                experiment.settings(*learned.REWARD_SETTINGS) | {"arm": arm, "kinds": kinds},
+                {"start": before, "end": sampled[f"sample.{arm}"], "pm": trained.inputs["pm"]},
+                options=options,
+            )
+        elif trained is not None and "chains" in trained.inputs:
+            found[name] = Stage(
+                name,
+                learned.measure_likelihood,
+                experiment.settings(*learned.LIKELIHOOD_SETTINGS) | {"arm": arm},
+                {"arm": trained},
+                models={"start": experiment.models.base},
+                options=options,
+            )
+    return found
 
 
 def _along(arm: str, trained: Stage, sample: Stage, experiment: Experiment) -> Stage:

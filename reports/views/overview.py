@@ -6,10 +6,16 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from reports import dashboard, judging, reading, tables
+from reports import dashboard, judging, opening, reading, tables
 from reports.load import Missing, find_runs
 
 run = dashboard.begin("Overview")
+for sentence in opening.of(run):
+    st.markdown(dashboard.plain(sentence))
+learned = opening.table(run)
+if len(learned):
+    with st.expander("Did training move what it optimises?"):
+        dashboard.html_table(learned)
 st.subheader("Scoreboard of arms")
 board = tables.scoreboard(run)
 if len(board.columns) > 1:

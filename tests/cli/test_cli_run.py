@@ -54,6 +54,9 @@ def test_a_run_leaves_six_measured_arms_and_a_report(tiny_run: Path) -> None:
     about = json.loads((tiny_run / "run.json").read_text())
     assert about["human_harm_labels"]["hh_rlhf"] > 0
     assert about["human_harm_labels"]["rl_cai"] == 0
+    learned = pd.read_parquet(results / "learned.parquet")
+    assert set(learned["arm"]) == {"helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot"}
+    assert (learned["estimate"] - (learned["end"] - learned["start"])).abs().max() < 1e-6
     along = pd.read_parquet(results / "goodharting" / "overoptimisation.parquet")
     assert set(along["arm"]) == ARMS - {"pretrained", "sl_cai"}
     assert (along.groupby("arm")["step"].nunique() == 2).all()

@@ -13,7 +13,7 @@ from scipy.special import rel_entr
 
 from harness.models import chat, checkpoints
 from harness.models.base import Sample
-from harness.models.divergence import sequence_kl
+from harness.models.divergence import mean_logprob, sequence_kl
 from harness.models.transformers import Generator
 
 PROMPTS = ["Why is the sky blue?", "Name a river.", "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: Bye.\n\nAssistant:"]
@@ -78,3 +78,16 @@ def test_its_mean_is_that_of_the_sampled_log_ratio_with_less_variance(models: tu
     assert found.mean() == pytest.approx(np.mean(ratios), abs=4 * error)
     assert found.mean() > 4 * error  # a measure that is always 0 would fail
     assert found.std() < np.std(ratios) / 2
+
+
+def test_the_likelihood_of_a_given_answer_is_a_mean_over_its_tokens(models: tuple[Any, Any, Any]) -> None:
+    policy, _, tokenizer = models
+    texts, ended = ["It scatters.", "The Elbe, the Rhine and the", ""], [True, False, False]
+    expected = []
+    for prompt, text, whole in zip(PROMPTS, texts, ended, strict=True):
+        context, answer = chat.encode_prompt(tokenizer, prompt), chat.encode_response(tokenizer, text, ended=whole)
+        steps = [np.log(next_token(policy, context + answer[:t])[token]) for t, token in enumerate(answer)]
+        expected.append(np.mean(steps) if steps else np.nan)
+    for size in (1, 2, 32):
+        found = mean_logprob(policy, tokenizer, PROMPTS, texts, ended, batch_size=size)
+        assert found == pytest.approx(expected, rel=1e-4, nan_ok=True)

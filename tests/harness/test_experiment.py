@@ -11,9 +11,10 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from harness import experiment
+from harness import data, experiment
 from harness.errors import UserError
 from harness.experiment import Experiment, Feedback, Pm, Revise, Rl, Sft
+from pipelines import arms
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -112,6 +113,17 @@ def test_keys_that_an_algorithm_ignores_may_stand_at_their_default(tmp_path: Pat
         whole = Experiment(name="x", rl={"algorithm": algorithm}).model_dump(mode="json")
         (tmp_path / "whole.yaml").write_text(yaml.safe_dump(whole))
         assert experiment.load(tmp_path / "whole.yaml").rl.algorithm == algorithm
+
+
+@pytest.mark.parametrize("name", ["demo", "small"])
+def test_the_shipped_data_hold_what_the_experiments_on_them_ask_for(name: str) -> None:
+    """And few enough prompts are held out for a CPU, but enough for a paired interval."""
+    asked = experiment.load(ROOT / "experiments" / f"{name}.yaml")
+    prompts, pairs, _ = data.select(asked.data, asked.scale, asked.seed)
+    counted = prompts.groupby(["kind", "split"]).size()
+    assert counted["helpful", "heldout"] == counted["harmless", "heldout"] == asked.scale.heldout_prompts >= 24
+    assert (pairs[pairs["split"] == "train"].groupby("kind").size() == asked.scale.preference_pairs).all()
+    arms.plan(asked)  # and the constitution has the principles
 
 
 def test_every_number_of_the_papers_experiment_has_its_source() -> None:

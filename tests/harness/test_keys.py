@@ -33,6 +33,7 @@ SINGLE = {f"feedback.one_principle_{number}" for number in (1, 2, 3)}
 LABELS = {"feedback.plain", "feedback.cot"} | SINGLE
 SAMPLES = {f"sample.{arm}" for arm in (*RL, "pretrained", "sl_cai")}
 ALONG = {f"along.{arm}" for arm in RL}
+LEARNED = {f"learned.{arm}" for arm in (*RL, "sl_cai")}
 SCORED = {"responses", "chains"}
 SUITES = set(registry.names())
 
@@ -92,10 +93,10 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 ROWS: list[tuple[str, Any, set[str]]] = [
     ("name", "y", set()),
-    ("seed", 1, {"data"} | PMS | RL | CHAINS | ANSWERS | LABELS | {"sl_cai"} | SAMPLES | SUITES | {"judges"}),
+    ("seed", 1, {"data"} | PMS | RL | CHAINS | ANSWERS | LABELS | {"sl_cai"} | SAMPLES | SUITES | LEARNED | {"judges"}),
     ("models.base", "other/base",
      PMS | {"helpful_only", "hh_rlhf", "sl_cai", "sample.pretrained", "along.helpful_only", "along.hh_rlhf", "hhh"}
-     | {"feedback.plain"} | SINGLE),
+     | {"learned.sl_cai", "feedback.plain"} | SINGLE),
     ("models.feedback", "other/feedback", {"feedback.plain", "hhh"} | SINGLE),
     ("models.feedback_cot", "other/feedback", {"feedback.cot"}),
     ("models.judge", "feedback", {"elo", "judges"}),
@@ -142,6 +143,7 @@ ROWS: list[tuple[str, Any, set[str]]] = [
     ("sft.micro_batch_size", 2, {"sl_cai"}),
     ("sft.train_on", "all", {"sl_cai"}),
     ("sft.helpful_per_prompt", 2, {"helpful_responses"}),
+    ("sft.heldout", 0.2, {"sl_cai"}),
     ("feedback.clamp", None, {"feedback.cot"}),
     ("feedback.cot_tokens", 9, {"feedback.cot", "hhh"}),
     ("feedback.few_shot", False, LABELS),
@@ -149,7 +151,7 @@ ROWS: list[tuple[str, Any, set[str]]] = [
     ("pm.learning_rate", 1.0, PMS),
     ("pm.batch_size", 9, PMS),
     ("pm.micro_batch_size", 2, PMS),
-    ("pm.max_length", 99, PMS | RL | SCORED | ALONG | {"goodharting", "judges"}),
+    ("pm.max_length", 99, PMS | RL | SCORED | ALONG | {f"learned.{arm}" for arm in RL} | {"goodharting", "judges"}),
     ("pm.variants", ("hard",), set()),
     ("rl.algorithm", "rloo", RL),
     ("rl.updates", 7, RL),
@@ -231,7 +233,8 @@ def test_a_stale_input_makes_its_dependants_stale(files: Path) -> None:
     after_sl_cai = {"sl_cai", "response_pairs"} | LABELS | {"rl_cai", "rl_cai_cot", "along.rl_cai", "along.rl_cai_cot"}
     pms = {name for name in PMS if name.startswith("pm.rl_cai")}
     samples = {"sample.sl_cai", "sample.rl_cai", "sample.rl_cai_cot", "responses"}
-    assert reached == after_sl_cai | pms | samples | SUITES - {"hhh"} | {"judges", "results", "report"}
+    learned = {"learned.sl_cai", "learned.rl_cai", "learned.rl_cai_cot"}
+    assert reached == after_sl_cai | pms | samples | learned | SUITES - {"hhh"} | {"judges", "results", "report"}
 
 
 # ---------------------------------------------------------------- files and models
@@ -323,6 +326,8 @@ EDITS: list[tuple[str, str, set[str]]] = [
     ("suites/sample.py", "score_responses", {"responses"}),
     ("suites/sample.py", "score_chains", {"chains"}),
     ("suites/along_rl.py", "measure_along", ALONG),
+    ("suites/learned.py", "measure_reward", {f"learned.{arm}" for arm in RL}),
+    ("suites/learned.py", "measure_likelihood", {"learned.sl_cai"}),
     ("suites/stages.py", "plan", set()),
     ("suites/stages.py", "_comparisons", {"hhh"}),
     ("suites/registry.py", "find", set()),

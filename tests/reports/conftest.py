@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from harness.experiment import Experiment, Revise
-from suites import evasiveness
+from suites import evasiveness, learned
 from suites.result import SuiteResult, summary_frame
 from tests.suites.claims_runs import trusted
 
@@ -177,6 +177,11 @@ def _training(results: Path, rng: np.random.Generator) -> None:
                "clip_fraction": 0.1, "value_loss": 0.5, "length": 30.0 + place}  # fmt: skip
         logs.append(pd.DataFrame({"arm": arm, "step": steps, **log}))
     pd.concat(logs).to_parquet(results / "training.parquet", index=False)
+    moved = pd.DataFrame({"arm": ["helpful_only", "hh_rlhf", "rl_cai", "rl_cai_cot", "sl_cai"],
+                          "measure": [learned.REWARD] * 4 + [learned.LIKELIHOOD], "start": 0.5,
+                          "estimate": [0.8, 0.1, -0.5, 0.4, 0.3], "n": 24})  # fmt: skip
+    moved = moved.assign(end=0.5 + moved["estimate"], low=moved["estimate"] - 0.3, high=moved["estimate"] + 0.3)
+    moved[learned.COLUMNS].to_parquet(results / "learned.parquet", index=False)
     stages = {"stage": ["data", "rl_cai"], "key": ["a1", "b2"], "status": "done", "wall_seconds": [1.0, 60.0],
               "tokens": [0, 5000], "peak_memory_bytes": [1 << 28, 1 << 30], "device": "cpu"}  # fmt: skip
     pd.DataFrame(stages).to_parquet(results / "stages.parquet", index=False)

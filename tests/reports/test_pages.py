@@ -12,6 +12,9 @@ pytest.importorskip("streamlit")
 from streamlit.testing.v1 import AppTest
 
 import reports
+from harness.text import markdown
+from reports import opening
+from reports.load import RunData
 
 PAGES = sorted((Path(reports.__file__).parent / "views").glob("[a-z]*.py"))
 NAMES = [path.stem for path in PAGES]
@@ -34,6 +37,13 @@ def words(app: AppTest) -> str:
         for element in app.get(kind):
             parts.append(str(getattr(element, "value", "") or getattr(element.proto, "body", "")))
     return "\n".join(parts)
+
+
+def test_the_overview_begins_with_what_was_trained_learned_and_cannot_be_shown(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [element.value for element in open_page("overview", run_folder, monkeypatch).markdown[:3]]
+    assert said == [markdown(sentence) for sentence in opening.of(RunData(run_folder))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

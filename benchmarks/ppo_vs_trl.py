@@ -1,6 +1,6 @@
 """Our PPO beside TRL 1.12's PPOTrainer (the last TRL that had one), in one run on one machine.
 
-    python benchmarks/ppo_vs_trl.py [--updates 5] [--threads 2] [--only speed|agreement] [--work FOLDER]
+    python benchmarks/ppo_vs_trl.py [--updates 5] [--threads 2] [--only speed|agreement] [--engine both] [--work FOLDER]
 
 TRL gets a virtual environment of its own, made once in the cache folder. Two questions:
 
@@ -50,31 +50,35 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, help="default: ppo_vs_trl/ in the cache folder")
     parser.add_argument("--only", choices=["speed", "agreement"])
-    parser.add_argument("--worker", choices=["ours", "trl"], help=argparse.SUPPRESS)
+    parser.add_argument("--engine", choices=["transformers", "vllm", "both"], default="transformers", help="of ours")
+    parser.add_argument("--worker", choices=["ours", "ours on vLLM", "trl"], help=argparse.SUPPRESS)
     parser.add_argument("--task", choices=["speed", "agreement"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         import torch
 
         torch.set_num_threads(args.threads)
-        work = {"ours": Ours, "trl": Trl}[args.worker](args.work)
+        work = {"ours": Ours, "ours on vLLM": OursVllm, "trl": Trl}[args.worker](args.work)
         result = work.speed(args.updates) if args.task == "speed" else work.agreement()
         (args.work / f"{args.worker}-{args.task}.json").write_text(json.dumps(result))
         return 0
-    return compare(args.updates, args.threads, args.work, [args.only] if args.only else ["agreement", "speed"])
+    tasks = [args.only] if args.only else ["agreement", "speed"]
+    ours = {"transformers": ["ours"], "vllm": ["ours on vLLM"], "both": ["ours", "ours on vLLM"]}[args.engine]
+    return compare(args.updates, args.threads, args.work, tasks, ours)
 
 
-def compare(updates: int, threads: int, work: Path | None, tasks: list[str]) -> int:
+def compare(updates: int, threads: int, work: Path | None, tasks: list[str], ours: list[str]) -> int:
     sys.path.insert(0, str(HERE.parents[1]))
     from harness.models import embedded
 
     work = work or embedded.cache_folder() / "ppo_vs_trl"
     work.mkdir(parents=True, exist_ok=True)
-    pythons = {"ours": sys.executable, "trl": str(environment(embedded.cache_folder() / "trl-1.12"))}
+    trl_python = str(environment(embedded.cache_folder() / "trl-1.12"))
     prepare(work)
     results: dict[str, Any] = {}
     for task in tasks:
-        for worker, python in pythons.items():
+        for worker in (*(ours if task == "speed" else ["ours"]), "trl"):
+            python = trl_python if worker == "trl" else sys.executable
             command = [python, str(HERE), "--worker", worker, "--task", task, "--work", str(work)]
             command += ["--updates", str(updates), "--threads", str(threads)]
             env = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -85,13 +89,15 @@ def compare(updates: int, threads: int, work: Path | None, tasks: list[str]) -> 
             results[worker, task] = json.loads((work / f"{worker}-{task}.json").read_text())
     line: dict[str, Any] = {"threads": threads}
     if "speed" in tasks:
-        ours, trl = results["ours", "speed"], results["trl", "speed"]
-        ratio = ours["samples_per_second"] / trl["samples_per_second"]
+        trl = results["trl", "speed"]
         print(f"{'':12}{'samples/s':>12}{'s/update':>12}{'peak GiB':>12}")
-        for name, r in (("ours", ours), ("TRL 1.12", trl)):
-            print(f"{name:12}{r['samples_per_second']:12.3f}{r['seconds_per_update']:12.2f}{r['peak_gib']:12.2f}")
-        print(f"{'ratio':12}{ratio:12.2f}{'':12}{ours['peak_gib'] / trl['peak_gib']:12.2f}\n")
-        line |= {"ours": ours, "trl": trl, "ratio": ratio}
+        for name in (*ours, "trl"):
+            r = results[name, "speed"]
+            speed, memory = (r[key] / trl[key] for key in ("samples_per_second", "peak_gib"))
+            row = f"{name:12}{r['samples_per_second']:12.3f}{r['seconds_per_update']:12.2f}{r['peak_gib']:12.2f}"
+            print(f"{row}   {speed:.2f} times TRL's speed at {memory:.2f} of its memory")
+            line |= {name: r | {"speed_ratio": speed, "memory_ratio": memory}}
+        print()
     if "agreement" in tasks:
         errors = differences(results["ours", "agreement"], results["trl", "agreement"])
         print(f"{'one update':14}{'error':>12}{'allowed':>12}")
@@ -188,6 +194,8 @@ class Worker:
 
 
 class Ours(Worker):
+    engine = "transformers"
+
     def config(self, updates: int) -> Any:
         from pipelines import ppo
 
@@ -213,14 +221,22 @@ class Ours(Worker):
 
         return checkpoints.load_policy(self.work / name, device_name="cpu", dtype=torch.float32)
 
-    def speed(self, updates: int) -> dict[str, float]:
+    def run(self, updates: int, engine: str = "transformers", lora: bool = False) -> Any:
+        """A run of our PPO that is ready for its first update."""
         policy, tokenizer = self.load("policy")
-        from harness.models import scorer
+        from harness.models import checkpoints, scorer, vllm
         from pipelines import ppo
 
-        scorer = scorer.PreferenceModel.load(self.work / "reward").score
+        if lora:
+            policy = checkpoints.add_lora(policy, checkpoints.LoraSettings())
+        score = scorer.PreferenceModel.load(self.work / "reward").score
+        served = vllm.load(self.work / "policy") if engine == "vllm" else None
+        settings = self.config(updates)
+        return ppo._Run(policy, tokenizer, self.shared["texts"], score, settings, self.work / "out", served)
+
+    def speed(self, updates: int) -> dict[str, float]:
         stamps: list[float] = []
-        run = ppo._Run(policy, tokenizer, self.shared["texts"], scorer, self.config(updates + 1), self.work / "out")
+        run = self.run(updates + 1, self.engine)
         for update in range(1, updates + 2):
             run.update(update)
             stamps.append(time.perf_counter())
@@ -266,6 +282,10 @@ class Ours(Worker):
         ppo.ppo_math.whiten, run.optimise = spy, keep
         row = run.update(1)
         return found | {"kl": row["kl"], "policy_loss": row["policy_loss"], "value_loss": row["value_loss"]}
+
+
+class OursVllm(Ours):
+    engine = "vllm"
 
 
 class Trl(Worker):

@@ -259,13 +259,13 @@ class Pm(_Training):
 
 
 class Rl(_Section):
-    """RL against a PM. `ppo` is the paper's; `rloo` and `dpo` are TRL's algorithms on the same data.
+    """RL against a PM. `ppo` is the paper's; `rloo`, `grpo` and `dpo` are TRL's algorithms on the same data.
 
     An update is `rollouts_per_update` answers and `epochs` passes over them, in optimiser steps of minibatch_size x
     gradient_accumulation; with dpo, which samples nothing, one optimiser step. kl_coef is DPO's beta.
     """
 
-    algorithm: Literal["ppo", "rloo", "dpo"] = "ppo"
+    algorithm: Literal["ppo", "rloo", "grpo", "dpo"] = "ppo"
     updates: Count = 6
     rollouts_per_update: Batch = 8
     minibatch_size: Batch = 8
@@ -274,7 +274,11 @@ class Rl(_Section):
     learning_rate: Rate = 2e-4
     kl_coef: float = Field(0.05, ge=0, le=1000)
     kl_target: float | None = Field(None, gt=0, le=10**6, description="nats a sequence, held by adapting kl_coef")
-    missing_eos_penalty: float = Field(0.0, ge=0, le=10**6, description="taken from the score of a cut answer")
+    missing_eos_penalty: float = Field(0.0, ge=0, le=10**6, description="taken from the reward of a cut answer")
+    # what PPO makes of a PM score: its distance from the mean of all so far in standard deviations ("running"), or
+    # from the score of an answer of the start policy to the same prompt ("reference")
+    reward_normalisation: Literal["none", "running", "reference"] = "none"
+    value_pretraining: int = Field(0, ge=0, le=10**6, description="updates of PPO's value head before the first")
     snapshots: int = Field(2, ge=0, le=10**6, description="saved along the run, the last step not counted")
     checkpoint_every: Count = 1
     engine: Engine = "transformers"  # what samples PPO's rollouts
@@ -282,22 +286,25 @@ class Rl(_Section):
     @model_validator(mode="after")
     def _every_key_counts(self) -> Rl:
         """What an algorithm does not use is refused where it differs from the default."""
-        unused = {"ppo": (), "rloo": ("kl_target", "engine"), "dpo": (*_SAMPLING, "engine")}[self.algorithm]
-        for key in unused:
+        unused = {"ppo": (), "rloo": _PPO_ONLY, "grpo": _PPO_ONLY, "dpo": (*_SAMPLING, *_PPO_ONLY)}
+        for key in unused[self.algorithm]:
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} means nothing to rl.algorithm {self.algorithm}; leave it out, or use ppo")
         if self.algorithm == "dpo" and self.kl_coef == 0:
             raise ValueError("kl_coef is DPO's beta, which cannot be 0; give a positive number, such as 0.1")
-        step = self.minibatch_size * self.gradient_accumulation
-        if self.algorithm == "rloo" and (self.rollouts_per_update % 2 or self.rollouts_per_update % step):
+        step, group = self.minibatch_size * self.gradient_accumulation, GROUP.get(self.algorithm)
+        if group and (self.rollouts_per_update % group or self.rollouts_per_update % step):
             raise ValueError(
-                f"rloo needs an even rollouts_per_update that is a multiple of minibatch_size x gradient_accumulation "
-                f"({step}), got {self.rollouts_per_update}"
+                f"{self.algorithm} samples {group} answers a prompt, so it needs a rollouts_per_update that is a "
+                f"multiple of {group} and of minibatch_size x gradient_accumulation ({step}), got "
+                f"{self.rollouts_per_update}"
             )
         return self
 
 
-_SAMPLING = ("rollouts_per_update", "epochs", "kl_target", "missing_eos_penalty")  # keys of algorithms that sample
+GROUP = {"rloo": 2, "grpo": 4}  # answers a prompt, which such an algorithm compares with one another
+_SAMPLING = ("rollouts_per_update", "epochs", "missing_eos_penalty")  # keys of algorithms that sample
+_PPO_ONLY = ("kl_target", "engine", "reward_normalisation", "value_pretraining")
 
 
 class Experiment(_Section):

@@ -1,8 +1,8 @@
 """PPO of a language model against a scorer (Bai et al. 2022, section 4; TRL kept no PPO after 1.12).
 
-One update: sample answers, score them, penalise each token by its KL to the reference, and take clipped PPO steps
-on the very ids that were sampled. The reference is the policy at the start: with LoRA the same weights with the
-adapter off, otherwise a frozen copy. The value head is linear, on the policy's own last hidden state.
+One update: sample answers (`rollouts`), score them, penalise each token by its KL to the reference, and take clipped
+PPO steps (`ppo_math`) on the very ids that were sampled. The reference is the policy at the start: with LoRA the same
+weights with the adapter off, otherwise a frozen copy. The value head is linear, on the policy's last hidden state.
 
 Every random draw is a function of (seed, update), so a killed run goes on from `out/checkpoint/state.pt` and, on a
 CPU, ends with the same bits. One process and one device; models run in eval mode, so that the ratio of the first
@@ -13,148 +13,30 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
-from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.models import chat, checkpoints
-from harness.models import transformers as generation
-from pipelines import ppo_math
+from pipelines import ppo_math, rewards
+from pipelines.ppo_config import PPOConfig, accelerator_for
 from pipelines.ppo_math import Batch
-
-
-class RolloutEngine(Protocol):
-    """What samples rollouts in place of the policy itself: `harness.models.vllm.VllmModel`."""
-
-    def sync(self, policy: Any, update: int) -> None:
-        """Take the policy's weights; from now on rollouts are those of this update."""
-
-    def rollout(
-        self,
-        contexts: Sequence[Sequence[int]],
-        *,
-        update: int,
-        keys: Sequence[str],
-        seed: int,
-        max_new_tokens: int,
-        temperature: float,
-    ) -> tuple[list[list[int]], list[list[float]]]:
-        """(ids, their log-probabilities) of an answer to each context; an error if `update` is not what was synced."""
-
-    def rest(self) -> None:
-        """Leave the memory of a shared GPU to training, until the next `sync`."""
-
+from pipelines.rollouts import ActorCritic, RolloutEngine, Rollouts, engine_gap, generate, response_logits
 
 Scorer = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 _MAY_CHANGE = {"updates", "checkpoint_every", "snapshot_steps", "report_to"}  # of a config, between kill and resume
-
-
-@dataclass(frozen=True)
-class PPOConfig:
-    """Settings of a run. An optimiser step reads minibatch_size x gradient_accumulation rollouts."""
-
-    updates: int
-    rollouts_per_update: int
-    minibatch_size: int
-    epochs: int
-    max_new_tokens: int
-    learning_rate: float
-    kl_coef: float
-    kl_target: float | None = None  # nats a sequence; when set, kl_coef adapts to hold the KL there
-    temperature: float = 1.0
-    gamma: float = 1.0
-    gae_lambda: float = 0.95
-    clip_range: float = 0.2
-    value_clip_range: float = 0.2
-    value_coef: float = 0.1
-    max_grad_norm: float = 1.0
-    whiten_advantages: bool = True
-    missing_eos_penalty: float = 0.0
-    gradient_accumulation: int = 1
-    checkpoint_every: int = 1
-    snapshot_steps: tuple[int, ...] = ()
-    seed: int = 0
-    mixed_precision: Literal["no", "bf16"] = "no"
-    report_to: str | None = None
-    rollout_batch_size: int = 64  # answers sampled at once
-    origin: str = ""  # the caller's hash of what the run is made from, the scorer among it; a resumed run has the same
-
-    def __post_init__(self) -> None:
-        for name in ("updates", "rollouts_per_update", "minibatch_size", "epochs", "max_new_tokens", "temperature"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"PPOConfig.{name}: {getattr(self, name)} is not positive; give at least 1")
-
-
-@dataclass
-class Rollouts:
-    """Sampled answers with what was known of them before the update; tensors are (rows, tokens)."""
-
-    prompts: list[list[int]]
-    responses: list[list[int]]
-    scores: np.ndarray
-    ended: np.ndarray
-    mask: Tensor
-    logp: Tensor
-    ref_logp: Tensor
-    values: Tensor
-    entropy: Tensor
-    sampled_logp: list[list[float]] | None = None  # the rollout engine's own
-    advantages: Tensor = field(default_factory=lambda: torch.empty(0))
-    returns: Tensor = field(default_factory=lambda: torch.empty(0))
-
-
-class ActorCritic(nn.Module):
-    """A policy and its value head; both read response positions only (the vocabulary is wide)."""
-
-    def __init__(self, policy: Any, temperature: float):
-        super().__init__()
-        self.policy, self.temperature = policy, temperature
-        self.value = nn.Linear(policy.config.get_text_config().hidden_size, 1)
-        nn.init.zeros_(self.value.weight)
-        nn.init.zeros_(self.value.bias)
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(logits at the sampling temperature, values): at the states in which each response token was chosen."""
-        logits, hidden = response_logits(self.policy, batch)
-        return logits / self.temperature, self.value(hidden.to(self.value.weight.dtype)).squeeze(-1).float()
-
-
-def response_logits(policy: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(logits (rows, tokens, vocabulary) in float32, last hidden states), from which response tokens were drawn.
-
-    The hidden states are what the output layer reads, taken there, so that every model's own last steps (norm,
-    scaling, capping of logits) stay in force.
-    """
-    width = batch.response.shape[1]
-    start = batch.ids.shape[1] - width - 1
-    seen: list[Tensor] = []
-    hook = policy.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        logits = policy(
-            input_ids=batch.ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            logits_to_keep=torch.arange(start, start + width, device=batch.ids.device),
-            use_cache=False,
-        ).logits
-    finally:
-        hook.remove()
-    return logits.float(), seen[0]
 
 
 def train(
@@ -171,7 +53,8 @@ def train(
 ) -> pd.DataFrame:
     """Train `policy` (a PeftModel or a plain causal model); leave `out/model/` and `out/snapshots/step-*/`.
 
-    Returns the log, one row an update (KL in nats a sequence); `.attrs["tokens"]` counts tokens read and written.
+    Returns the log, one row an update (KL in nats a sequence); `.attrs["tokens"]` counts tokens read and written, and
+    `.attrs["value_pretraining"]`, if there was any, has a row for each update of the value head alone.
     engine: samples the rollouts; None: the policy itself. `model_card` is a format string with {step}. Goes on from
     `out/checkpoint/` where a killed run left one.
     Raises UserError for a reward or loss that is not finite, and for a checkpoint of another run.
@@ -197,7 +80,7 @@ class _Run:
         self.config, self.tokenizer, self.scorer, self.out = config, tokenizer, scorer, out
         self.prompts, self.engine = list(prompts), engine
         self.prompt_ids = [chat.encode_prompt(tokenizer, prompt) for prompt in self.prompts]
-        self.accelerator = _accelerator(config, out)
+        self.accelerator = accelerator_for(config, out)
         self.policy = policy.eval()
         # Two sums a weight tell other weights apart, and cost a thousandth of one update.
         self.start = [
@@ -212,13 +95,23 @@ class _Run:
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         if self.reference is not None:
             self.reference.to(self.accelerator.device)
+        self.normaliser: rewards.Normaliser = {
+            "none": rewards.Unchanged,
+            "running": rewards.Running,
+            "reference": lambda: rewards.Reference(self.reference_scores),
+        }[config.reward_normalisation]()
         self.kl_coef, self.tokens = config.kl_coef, 0
         self.first_pass: tuple[Tensor, Tensor] | None = None  # (log pi, values) with their graph, for one step
         self.log: list[dict[str, Any]] = []
+        self.pretrained: list[dict[str, float]] = []  # the value head's rows
 
     def train(self, on_update: Callable[[dict[str, Any]], None], model_card: str) -> pd.DataFrame:
         config = self.config
         self.restore()
+        for number in range(len(self.pretrained) + 1, config.value_pretraining + 1):
+            self.pretrained.append(self.pretrain(number))
+            if number % config.checkpoint_every == 0:
+                self.checkpoint()
         for update in range(len(self.log) + 1, config.updates + 1):
             self.log.append(self.update(update))
             self.accelerator.log({k: v for k, v in self.log[-1].items() if k != "step"}, step=update)
@@ -236,21 +129,40 @@ class _Run:
         shutil.rmtree(self.out / "checkpoint", ignore_errors=True)
         log = pd.DataFrame(self.log)
         log.attrs["tokens"] = self.tokens
+        if self.pretrained:
+            log.attrs["value_pretraining"] = self.pretrained
         return log
+
+    def pretrain(self, number: int) -> dict[str, float]:
+        """Fit the value head alone to answers of the start policy; its loss, and what it explained of new answers."""
+        rollouts, returns = self.judged(number, values_only=True)
+        centred, missed = (x - ppo_math.masked_mean(x, rollouts.mask) for x in (returns, returns - rollouts.values))
+        variances = [float(ppo_math.masked_mean(x**2, rollouts.mask)) for x in (missed, centred)]
+        losses = self.optimise(rollouts, number, values_only=True)
+        explained = 1 - variances[0] / variances[1] if variances[1] > 0 else 0.0
+        return {"value_loss": losses["value_loss"], "explained_variance": explained}
+
+    def judged(self, turn: int, *, values_only: bool = False) -> tuple[Rollouts, Tensor]:
+        """Rollouts with their advantages, and the rewards (rows, tokens) that each token is followed by."""
+        config = self.config
+        rollouts = self.rollout(turn, keep_graph=not values_only)
+        mask = rollouts.mask
+        scores = torch.tensor(rollouts.rewards).to(mask)
+        by_token = ppo_math.token_rewards(scores, rollouts.logp, rollouts.ref_logp, mask, self.kl_coef)
+        rollouts.advantages, rollouts.returns = ppo_math.gae(
+            by_token, rollouts.values, mask, config.gamma, config.gae_lambda
+        )
+        return rollouts, ppo_math.gae(by_token, torch.zeros_like(rollouts.values), mask, config.gamma, 1.0)[1]
 
     def update(self, update: int) -> dict[str, Any]:
         """Sample, score, and optimise once; the update's row of the log."""
         began, config = time.perf_counter(), self.config
-        rollouts = self.rollout(update)
+        turn = config.value_pretraining + update  # what draws are named by
+        rollouts, _ = self.judged(turn)
         logp, ref_logp, mask = rollouts.logp, rollouts.ref_logp, rollouts.mask
-        scores = torch.tensor(rollouts.scores - config.missing_eos_penalty * ~rollouts.ended).to(mask)
-        rewards = ppo_math.token_rewards(scores, logp, ref_logp, mask, self.kl_coef)
-        rollouts.advantages, rollouts.returns = ppo_math.gae(
-            rewards, rollouts.values, mask, config.gamma, config.gae_lambda
-        )
         if config.whiten_advantages:
             rollouts.advantages = ppo_math.whiten(rollouts.advantages, mask)
-        losses = self.optimise(rollouts, update)
+        losses = self.optimise(rollouts, turn)
         kl = float(((logp - ref_logp) * mask).sum(1).mean())
         row = {
             "step": update,
@@ -261,31 +173,24 @@ class _Run:
             "length": float(mask.sum(1).mean()),
             "kl_coef": self.kl_coef,
             "ended_fraction": float(rollouts.ended.mean()),
-            **self.engine_gap(rollouts),
+            **({} if config.reward_normalisation == "none" else {"reward_normalised": float(rollouts.rewards.mean())}),
+            **engine_gap(rollouts),
             "seconds": time.perf_counter() - began,
         }
         if config.kl_target is not None:
             self.kl_coef = ppo_math.adapt(self.kl_coef, kl, config.kl_target)
         return row
 
-    def rollout(self, update: int) -> Rollouts:
-        """Answers to this update's prompts, their scores, and the log-probabilities and values of their tokens."""
+    def rollout(self, turn: int, *, keep_graph: bool = True) -> Rollouts:
+        """Answers to this turn's prompts, their scores, and the log-probabilities and values of their tokens."""
         config = self.config
-        index = ppo_math.prompt_indices(len(self.prompts), config.rollouts_per_update, update, config.seed)
+        index = ppo_math.prompt_indices(len(self.prompts), config.rollouts_per_update, turn, config.seed)
         ids = [self.prompt_ids[i] for i in index]
         stop = chat.stop_ids(self.tokenizer)
-        answers, sampled_logp = self.sample(ids, update)
-        responses = [ppo_math.own_turn(self.tokenizer, answer) for answer in answers]
-        texts = [chat.clean(self.tokenizer.decode(row, skip_special_tokens=True)) for row in responses]
-        scores = np.asarray(self.scorer([self.prompts[i] for i in index], texts), dtype=np.float64)
-        if scores.shape != (len(texts),) or not np.isfinite(scores).all():
-            raise UserError(
-                f"PPO update {update}: the scorer did not give one finite reward for each response; "
-                "check the preference model, or try a lower learning rate"
-            )
-        self.tokens += sum(map(len, ids)) + sum(map(len, responses))
+        answers, sampled_logp = self.sample(ids, turn)
+        responses, scores = self.scored(index, answers, self.place(turn))
         # When one minibatch holds all rollouts, the forward that reads them is also that of the first step.
-        one = len(ids) <= config.minibatch_size
+        one = keep_graph and len(ids) <= config.minibatch_size
         parts = [self.read(rows, ids, responses, one) for rows in _chunks(range(len(ids)), config.minibatch_size)]
         width = max(map(len, responses))
         stacked = [
@@ -293,52 +198,70 @@ class _Run:
         ]
         ended = np.array([row[-1] in stop for row in responses])
         mask, logp, ref_logp, values, entropy = stacked
-        return Rollouts(ids, responses, scores, ended, mask, logp, ref_logp, values, entropy, sampled_logp)
+        used = self.normaliser(scores, index) - config.missing_eos_penalty * ~ended
+        return Rollouts(ids, responses, scores, used, ended, mask, logp, ref_logp, values, entropy, sampled_logp)
 
-    def sample(self, ids: list[list[int]], update: int) -> tuple[list[list[int]], list[list[float]] | None]:
+    def place(self, turn: int) -> str:
+        """Where the run is, for what users read."""
+        past = turn - self.config.value_pretraining
+        return f"PPO update {past}" if past > 0 else f"PPO value pretraining {turn}"
+
+    def scored(self, index: Sequence[int], answers: list[list[int]], place: str) -> tuple[list[list[int]], np.ndarray]:
+        """(ids of each answer that are its own turn, its score), of answers to the prompts at `index`."""
+        responses = [ppo_math.own_turn(self.tokenizer, answer) for answer in answers]
+        texts = [chat.clean(self.tokenizer.decode(row, skip_special_tokens=True)) for row in responses]
+        scores = np.asarray(self.scorer([self.prompts[i] for i in index], texts), dtype=np.float64)
+        if scores.shape != (len(texts),) or not np.isfinite(scores).all():
+            raise UserError(
+                f"{place}: the scorer did not give one finite reward for each response; "
+                "check the preference model, or try a lower learning rate"
+            )
+        self.tokens += sum(len(self.prompt_ids[i]) for i in index) + sum(map(len, responses))
+        return responses, scores
+
+    def sample(self, ids: list[list[int]], turn: int) -> tuple[list[list[int]], list[list[float]] | None]:
         """An answer to each prompt, by the engine (with its log-probabilities) or the policy itself."""
         config = self.config
-        keys = [f"{update}/{i}" for i in range(len(ids))]
-        if self.engine is not None:
-            self.engine.sync(self.policy, update)
-            sampled = self.engine.rollout(
+        keys = [f"{turn}/{i}" for i in range(len(ids))]
+        if self.engine is None:
+            return self.generate(self.policy, ids, keys), None
+        self.engine.sync(self.policy, turn)
+        sampled = self.engine.rollout(
+            ids,
+            update=turn,
+            keys=keys,
+            seed=config.seed,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+        )
+        self.engine.rest()
+        return sampled
+
+    def generate(self, policy: Any, ids: Sequence[list[int]], keys: Sequence[str]) -> list[list[int]]:
+        config = self.config
+        with self.accelerator.autocast():
+            return generate(
+                policy,
+                self.tokenizer,
                 ids,
-                update=update,
-                keys=keys,
-                seed=config.seed,
+                keys,
                 max_new_tokens=config.max_new_tokens,
                 temperature=config.temperature,
+                seed=config.seed,
+                batch_size=config.rollout_batch_size,
             )
-            self.engine.rest()
-            return sampled
-        answers: list[list[int]] = [[] for _ in ids]
-        with self.accelerator.autocast():
-            for rows in generation.batches([len(row) for row in ids], config.rollout_batch_size):
-                said = generation.decode(
-                    self.policy,
-                    [ids[i] for i in rows],
-                    max_new_tokens=config.max_new_tokens,
-                    temperature=config.temperature,
-                    keys=[keys[i] for i in rows],
-                    seed=config.seed,
-                    eos_ids=chat.stop_ids(self.tokenizer),
-                    pad_id=self.tokenizer.pad_token_id,
-                )
-                for i, answer in zip(rows, said, strict=True):
-                    answers[i] = answer
-        return answers, None
 
-    def engine_gap(self, rollouts: Rollouts) -> dict[str, float]:
-        """How far the engine's log-probabilities of the sampled tokens lie from the trainer's: mean and largest."""
-        if rollouts.sampled_logp is None:
-            return {}
-        gaps = np.concatenate(
-            [
-                np.abs(rollouts.logp[i, : len(row)].cpu().numpy() - np.asarray(rollouts.sampled_logp[i][: len(row)]))
-                for i, row in enumerate(rollouts.responses)
-            ]
-        )
-        return {"engine_gap_mean": float(gaps.mean()), "engine_gap_max": float(gaps.max())}
+    def reference_scores(self, index: Sequence[int]) -> np.ndarray:
+        """Scores of one answer of the start policy to each of the prompts at `index`."""
+        with self.as_reference() as reference:
+            answers = self.generate(reference, [self.prompt_ids[i] for i in index], [f"reference/{i}" for i in index])
+        return self.scored(index, answers, "PPO, the start policy's answers")[1]
+
+    @contextmanager
+    def as_reference(self) -> Iterator[Any]:
+        """The start policy: the frozen copy, or the policy with its adapter off."""
+        with self.policy.disable_adapter() if self.adapter else nullcontext():
+            yield self.policy if self.adapter else self.reference
 
     def read(
         self, rows: Sequence[int], prompts: Sequence[list[int]], responses: Sequence[list[int]], graph: bool
@@ -356,64 +279,64 @@ class _Run:
         return batch.mask, logp * batch.mask, ref_logp * batch.mask, values * batch.mask, ppo_math.entropies(logits)
 
     def reference_logprobs(self, batch: Batch) -> Tensor:
-        """log pi_ref (rows, tokens): of the frozen copy, or of the policy with its adapter off."""
-        with self.accelerator.autocast(), self.policy.disable_adapter() if self.adapter else nullcontext():
-            logits, _ = response_logits(self.policy if self.adapter else self.reference, batch)
-        return ppo_math.token_logprobs(logits / self.config.temperature, batch.response)
+        """log pi_ref (rows, tokens)."""
+        with self.accelerator.autocast(), self.as_reference() as reference:
+            logits, _ = response_logits(reference, batch)
+        temperature = self.config.temperature
+        return ppo_math.token_logprobs(logits if temperature == 1 else logits / temperature, batch.response)
 
     def batch(self, rows: Sequence[int], prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> Batch:
         pad_id, device = self.tokenizer.pad_token_id, self.accelerator.device
         return ppo_math.collate([prompts[i] for i in rows], [responses[i] for i in rows], pad_id, device)
 
-    def optimise(self, rollouts: Rollouts, update: int) -> dict[str, float]:
-        """The epochs of clipped steps; means over tokens of what was seen on the way.
+    def optimise(self, rollouts: Rollouts, turn: int, values_only: bool = False) -> dict[str, float]:
+        """The epochs of clipped steps; means over tokens of what was seen on the way. values_only: of the value head.
 
         A step's loss is the mean over all of its tokens, so accumulation equals one large minibatch.
         """
         config = self.config
         sums = dict.fromkeys(("clip_fraction", "value_loss", "policy_loss"), 0.0)
         for epoch in range(config.epochs):
-            order = np.random.default_rng([config.seed, update, epoch]).permutation(len(rollouts.responses))
+            order = np.random.default_rng([config.seed, turn, epoch]).permutation(len(rollouts.responses))
             for step in _chunks(order.tolist(), config.minibatch_size * config.gradient_accumulation):
                 micro = list(_chunks(step, config.minibatch_size))
                 n_tokens = rollouts.mask[step].sum()
                 for k, rows in enumerate(micro):
                     last = k == len(micro) - 1
                     with nullcontext() if last else self.accelerator.no_sync(self.model):
-                        seen = self.losses(rollouts, rows)
+                        seen = self.losses(rollouts, rows, values_only)
                         loss = (seen["policy_loss"] + config.value_coef * seen["value_loss"]) / n_tokens
                         if not torch.isfinite(loss):
-                            raise UserError(
-                                f"PPO update {update}: the loss is {loss.item()}; try a lower learning rate"
-                            )
+                            raise UserError(f"{self.place(turn)}: the loss is {loss.item()}; try a lower learning rate")
                         self.accelerator.backward(loss)
                     for name in sums:
                         sums[name] += float(seen[name].detach())
                 norm = self.accelerator.clip_grad_norm_(self.trained, config.max_grad_norm)
                 if not torch.isfinite(norm):
-                    raise UserError(f"PPO update {update}: the gradient is not finite; try a lower learning rate")
+                    raise UserError(f"{self.place(turn)}: the gradient is not finite; try a lower learning rate")
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         n_seen = float(rollouts.mask.sum()) * config.epochs
         return {name: value / n_seen for name, value in sums.items()}
 
-    def losses(self, rollouts: Rollouts, rows: list[int]) -> dict[str, Tensor]:
+    def losses(self, rollouts: Rollouts, rows: list[int], values_only: bool = False) -> dict[str, Tensor]:
         """Sums over the tokens of some rollouts."""
         config = self.config
         batch = self.batch(rows, rollouts.prompts, rollouts.responses)
         if self.first_pass is not None:
             (logp, values), self.first_pass = (x[rows] for x in self.first_pass), None
         else:
-            logits, values = self.model(batch)
+            logits, values = self.model(batch, values_only)
             logp = ppo_math.token_logprobs(logits, batch.response)
         width = batch.mask.shape[1]
         old_logp, old_values, advantages, returns = (
             x[rows, :width] for x in (rollouts.logp, rollouts.values, rollouts.advantages, rollouts.returns)
         )
+        value_clip = math.inf if values_only else config.value_clip_range  # nothing leans on the head's values yet
         logp = torch.where(batch.mask > 0, logp, old_logp)  # padding must not overflow the ratio
         terms = {
             "clip_fraction": ppo_math.clipped(logp.detach(), old_logp, advantages, config.clip_range),
-            "value_loss": ppo_math.value_losses(values, old_values, returns, config.value_clip_range),
+            "value_loss": ppo_math.value_losses(values, old_values, returns, value_clip),
             "policy_loss": ppo_math.policy_losses(logp, old_logp, advantages, config.clip_range),
         }
         return {name: (term * batch.mask).sum() for name, term in terms.items()}
@@ -426,6 +349,8 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "kl_coef": self.kl_coef,
             "tokens": self.tokens,
+            "normaliser": self.normaliser.state(),
+            "pretrained": self.pretrained,
             "log": self.log,
         }
         file = self.out / "checkpoint" / "state.pt"
@@ -448,7 +373,9 @@ class _Run:
             for name, parameter in self.named():
                 parameter.copy_(state["trained"][name])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.kl_coef, self.tokens, self.log = state["kl_coef"], state["tokens"], state["log"]
+        self.normaliser.restore(state["normaliser"])
+        self.kl_coef, self.tokens = state["kl_coef"], state["tokens"]
+        self.pretrained, self.log = state["pretrained"], state["log"]
 
     def named(self) -> Iterator[tuple[str, nn.Parameter]]:
         model = self.accelerator.unwrap_model(self.model)
@@ -458,21 +385,6 @@ class _Run:
         """What must agree between a checkpoint and the run that goes on from it."""
         settings = {k: v for k, v in asdict(self.config).items() if k not in _MAY_CHANGE}
         return hashlib.sha256(repr((settings, self.prompts, self.start)).encode()).hexdigest()
-
-
-def _accelerator(config: PPOConfig, out: Path) -> Accelerator:
-    """An Accelerator with its tracker started; a tracker that is not installed is warned of and left out."""
-    tracker = config.report_to
-    if tracker is not None and tracker not in [str(t) for t in get_available_trackers()]:
-        warnings.warn(f"{tracker} is not installed: PPO's log is in the returned table only", stacklevel=4)
-        tracker = None
-    for shared in (AcceleratorState, GradientState):
-        shared._reset_state()  # a trainer before us in this process may have set another precision
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, log_with=tracker, project_dir=out / "tracking")
-    if tracker is not None:
-        numbers = {k: v for k, v in asdict(config).items() if isinstance(v, int | float | str)}
-        accelerator.init_trackers("ppo", config=numbers)
-    return accelerator
 
 
 def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""Reinforcement learning of a policy: our PPO (the paper's method), or TRL's RLOO and DPO on the same data.
+"""Reinforcement learning of a policy: our PPO (the paper's method), or TRL's RLOO, GRPO and DPO on the same data.
 
 Each leaves `model/` (full weights), `snapshots/step-*/` and a log with one row an update.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from harness import store
-from harness.experiment import Lora, Rl, Scale
+from harness.experiment import GROUP, Lora, Rl, Scale
 from harness.graph import Progress, Work
 from harness.models import chat, checkpoints, scorer
 from pipelines.artefacts import load_pm, lora_of, start_of
@@ -40,11 +40,11 @@ def train(
     origin: str = "",
     progress: Progress,
 ) -> pd.DataFrame:
-    """RL from `start` against `pm` by PPO or RLOO; the log (step, reward, kl, ...)."""
+    """RL from `start` against `pm` by PPO, RLOO or GRPO; the log (step, reward, kl, ...)."""
     policy, tokenizer = _policy(start, lora, seed)
-    if settings.algorithm == "rloo":
+    if settings.algorithm in GROUP:
         card = _card(arm, start, settings)
-        return _rloo(
+        return _grouped(
             policy,
             tokenizer,
             prompts,
@@ -71,6 +71,8 @@ def train(
         kl_coef=settings.kl_coef,
         kl_target=settings.kl_target,
         missing_eos_penalty=settings.missing_eos_penalty,
+        reward_normalisation=settings.reward_normalisation,
+        value_pretraining=settings.value_pretraining,
         checkpoint_every=checkpoint_every,
         snapshot_steps=snapshot_steps(settings.updates, settings.snapshots),
         seed=seed,
@@ -169,7 +171,7 @@ def _add_reference(policy: Any, rows: list[dict[str, Any]], collator: Any, batch
                 row |= {"ref_chosen_logps": better, "ref_rejected_logps": worse}
 
 
-def _rloo(
+def _grouped(
     policy: Any,
     tokenizer: Any,
     prompts: Sequence[str],
@@ -184,13 +186,15 @@ def _rloo(
     checkpoint_every: int,
     progress: Progress,
 ) -> pd.DataFrame:
-    """TRL's RLOO, two answers a prompt, with our PM as the reward function.
+    """TRL's RLOO or GRPO with our PM as the reward function: answers to a prompt are compared with one another.
 
-    An update is what it is in PPO: rollouts_per_update answers, then `epochs` passes over them in optimiser steps of
-    minibatch_size x gradient_accumulation. KL in nats a sequence.
+    RLOO takes from each answer's reward the mean of the others (2 a prompt); GRPO the mean of all, in their standard
+    deviations (4 a prompt; TRL's default loss, a mean over tokens). An update is what it is in PPO: rollouts_per_update
+    answers, then `epochs` passes over them in optimiser steps of minibatch_size x gradient_accumulation. KL in nats a
+    sequence.
     """
+    import trl
     from datasets import Dataset
-    from trl import RLOOConfig, RLOOTrainer
 
     from harness import stats
     from pipelines import trainer
@@ -205,22 +209,25 @@ def _rloo(
         return [0.0 if ids and ids[-1] in stop else -settings.missing_eos_penalty for ids in completion_ids]
 
     rendered = [{"prompt": chat.render(tokenizer, chat.parse(p)), "asked": p} for p in prompts]
+    # TRL drops a batch that prompts do not fill, and would train on nothing without a word.
+    rendered *= -(-settings.rollouts_per_update // (GROUP[settings.algorithm] * len(rendered)))
     steps = settings.epochs * settings.rollouts_per_update
     steps //= settings.minibatch_size * settings.gradient_accumulation  # optimiser steps an update
     shared = trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=steps * checkpoint_every)
-    config = RLOOConfig(
+    name = settings.algorithm.upper()
+    config = getattr(trl, f"{name}Config")(
         **(shared | {"logging_steps": steps}),
         max_steps=settings.updates * steps,
         generation_batch_size=settings.rollouts_per_update,
         per_device_train_batch_size=settings.minibatch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
         num_iterations=settings.epochs,
-        num_generations=2,
+        num_generations=GROUP[settings.algorithm],
         max_completion_length=max_new_tokens,
         learning_rate=settings.learning_rate,
         beta=settings.kl_coef,
     )
-    job = RLOOTrainer(
+    job = getattr(trl, f"{name}Trainer")(
         model=policy,
         reward_funcs=[pm_score, missing_eos],
         args=config,
@@ -293,22 +300,24 @@ _SHARED = (
     *("seed", "lora", "pm.max_length", "rl.algorithm", "rl.updates", "rl.snapshots"),
     *("rl.learning_rate", "rl.kl_coef", "rl.gradient_accumulation"),
 )
+_GROUPED = (
+    *_SHARED,
+    *("scale.max_new_tokens", "rl.rollouts_per_update", "rl.minibatch_size", "rl.epochs", "rl.missing_eos_penalty"),
+)
 SETTINGS = {  # by algorithm; and arm, human or prompts
     "ppo": (
         *_SHARED,
         *("scale.max_new_tokens", "rl.rollouts_per_update", "rl.minibatch_size", "rl.epochs"),
-        *("rl.kl_target", "rl.missing_eos_penalty", "rl.engine"),
+        *("rl.kl_target", "rl.missing_eos_penalty", "rl.engine", "rl.reward_normalisation", "rl.value_pretraining"),
     ),
-    "rloo": (
-        *_SHARED,
-        *("scale.max_new_tokens", "rl.rollouts_per_update", "rl.minibatch_size", "rl.epochs"),
-        "rl.missing_eos_penalty",
-    ),
+    "rloo": _GROUPED,
+    "grpo": _GROUPED,
     "dpo": (*_SHARED, "rl.minibatch_size"),
 }
 OPTIONS = {
     "ppo": ("scale.batch_size", "report_to", "rl.checkpoint_every"),
     "rloo": ("scale.batch_size", "report_to", "rl.checkpoint_every"),
+    "grpo": ("scale.batch_size", "report_to", "rl.checkpoint_every"),
     "dpo": ("report_to", "rl.checkpoint_every"),
 }
 
@@ -336,6 +345,8 @@ def train_rl(work: Work) -> None:
     work.count(log.attrs.get("tokens"))
     # How long updates took differs from run to run: it is logged, and kept out of the table.
     store.write_json(work.folder / "tracking" / "seconds.json", log.get("seconds", pd.Series(dtype=float)).tolist())
+    if "value_pretraining" in log.attrs:
+        store.write_json(work.folder / "value_pretraining.json", log.attrs["value_pretraining"])
     table = log.drop(columns="seconds", errors="ignore").assign(arm=settings.arm)
     store.write_table(work.folder / "training.parquet", table)
 

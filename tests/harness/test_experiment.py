@@ -62,8 +62,16 @@ def test_shipped_experiments_load(file: Path) -> None:
         ("name: x\nrl: {algorithm: dpo, missing_eos_penalty: 1}", "rl: missing_eos_penalty means nothing to"),
         ("name: x\nrl: {algorithm: dpo, kl_coef: 0}", "rl: kl_coef is DPO's beta, which cannot be 0"),
         ("name: x\nrl: {algorithm: rloo, kl_target: 3}", "rl: kl_target means nothing to rl.algorithm rloo"),
-        ("name: x\nrl: {algorithm: rloo, minibatch_size: 3}", "rl: rloo needs an even rollouts_per_update"),
-        ("name: x\nrl: {algorithm: rloo, rollouts_per_update: 1, minibatch_size: 1}", "rl: rloo needs an even"),
+        ("name: x\nrl: {algorithm: rloo, minibatch_size: 3}", "rl: rloo samples 2 answers a prompt, so it needs"),
+        (
+            "name: x\nrl: {algorithm: rloo, rollouts_per_update: 1, minibatch_size: 1}",
+            "rl: rloo samples 2 answers a prompt",
+        ),
+        ("name: x\nrl: {algorithm: grpo, rollouts_per_update: 6, minibatch_size: 6}", "rl: grpo samples 4 answers"),
+        ("name: x\nrl: {algorithm: grpo, engine: vllm}", "rl: engine means nothing to rl.algorithm grpo; leave it out"),
+        ("name: x\nrl: {algorithm: rloo, engine: vllm}", "rl: engine means nothing to rl.algorithm rloo; leave it out"),
+        ("name: x\nrl: {algorithm: grpo, value_pretraining: 2}", "rl: value_pretraining means nothing to rl.algorithm"),
+        ("name: x\nrl: {algorithm: dpo, reward_normalisation: running}", "rl: reward_normalisation means nothing to"),
         ("name: .", "name: a name is 1 to 100 letters"),
         ("name: ..", "name: a name is 1 to 100 letters"),
         ("name: -x", "name: a name is 1 to 100 letters"),
@@ -73,7 +81,7 @@ def test_shipped_experiments_load(file: Path) -> None:
         ("name: x\nseed: 99999999999999999999", "seed: Input should be less than 2147483648"),
         ("name: x\nseed: true", "seed: Input should not be true or false"),
         ("name: x\nrevise: {rounds: yes}", "revise.rounds: Input should not be true or false"),
-        ("name: x\nrl: {algorithm: a2c}", "rl.algorithm: Input should be 'ppo', 'rloo' or 'dpo'"),
+        ("name: x\nrl: {algorithm: a2c}", "rl.algorithm: Input should be 'ppo', 'rloo', 'grpo' or 'dpo'"),
     ],
 )
 def test_mistakes_name_the_key_and_how_to_fix_it(tmp_path: Path, text: str, expected: str) -> None:
@@ -109,7 +117,7 @@ def test_the_keys_with_numbers_are_found() -> None:
 
 def test_keys_that_an_algorithm_ignores_may_stand_at_their_default(tmp_path: Path) -> None:
     """A finished run's own experiment.yaml names every key, and can be run again."""
-    for algorithm in ("ppo", "rloo", "dpo"):
+    for algorithm in ("ppo", "rloo", "grpo", "dpo"):
         whole = Experiment(name="x", rl={"algorithm": algorithm}).model_dump(mode="json")
         (tmp_path / "whole.yaml").write_text(yaml.safe_dump(whole))
         assert experiment.load(tmp_path / "whole.yaml").rl.algorithm == algorithm

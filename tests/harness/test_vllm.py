@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -341,7 +340,7 @@ def test_models_that_cannot_start_are_one_line(
 @pytest.mark.vllm
 @pytest.mark.model
 def test_the_embedded_model_is_the_same_on_both_engines(engine: Callable[..., vllm.VllmModel]) -> None:
-    """200 continuations: their log-probabilities, their frequencies, and the same ones in batches of 1, 7 and 64."""
+    """200 continuations: log-probabilities, frequencies; the same ones in batches of 1, 7 and 64 and after a kill."""
     served, model = engine("embedded"), here("embedded")
     rows = [chat.encode_prompt(model.tokenizer, f"{PROMPTS[i % 5]} ({i})") for i in range(200)]
     keys = [f"key {i}" for i in range(200)]
@@ -365,6 +364,18 @@ def test_the_embedded_model_is_the_same_on_both_engines(engine: Callable[..., vl
         parts = [slice(start, min(start + size, 64)) for start in range(0, 64, size)]
         again = [row for part in parts for row in served.rollout(rows[part], update=0, keys=keys[part], **settings)[0]]
         assert again == ids[:64], size
+    prompts, kept = [f"{PROMPTS[i % 5]} ({i})" for i in range(64)], dict[int, Sample]()
+
+    def killed(index: list[int], samples: list[Sample]) -> None:
+        kept.update(zip(index, samples, strict=True))
+        if len(kept) == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        served.sample(prompts, keys=keys[:64], on_batch=killed, **settings)
+    left = [i for i in range(64) if i not in kept]
+    kept |= zip(left, served.sample([prompts[i] for i in left], keys=[keys[i] for i in left], **settings), strict=True)
+    assert [list(kept[i].ids) for i in range(64)] == ids[:64]
 
 
 @pytest.fixture
@@ -409,6 +420,7 @@ def test_a_real_server_labels_and_answers_hhh_as_the_model_does_here(served_mode
         {
             "comparison": range(5),
             "question": [f"Human: {prompt}" for prompt in PROMPTS],
+            "asked": hhh.PRINCIPLE,
             "right": ["Air scatters blue light most.", "Gladly.", "Waves, wind, salt and sky.", "Hello!", "Spruce."],
             "wrong": ["No idea.", "Go away.", "No.", "What?", "Stone."],
             "right_first": [True] * 5,
@@ -419,13 +431,13 @@ def test_a_real_server_labels_and_answers_hhh_as_the_model_does_here(served_mode
     def measured(model: LanguageModel) -> tuple[pd.DataFrame, pd.DataFrame]:
         settings = {"cot": False, "clamp": None, "cot_tokens": 6, "seed": 0, "shots": False}
         labels = ai_feedback.label(model, constitutions.load("default"), pairs, **settings)
-        answered = hhh.run(questions, partial(logprobs, model)).tables["questions"]
+        answered = hhh.run(questions, model).tables["questions"]
         return labels.set_index("prompt").loc[PROMPTS], answered
 
     server = open_model(served_model, choosing=True)
     samples = server.sample(PROMPTS, max_new_tokens=5, seed=1)
     assert samples == server.sample(PROMPTS, max_new_tokens=5, seed=1)
     (labels, answered), (own_labels, own_answered) = measured(server), measured(here("embedded"))
-    np.testing.assert_allclose(labels["p_a"], own_labels["p_a"], atol=0.01)
-    np.testing.assert_allclose(answered["p_correct"], own_answered["p_correct"], atol=0.01)
+    np.testing.assert_allclose(labels["p_a"], own_labels["p_a"], atol=0.02)
+    np.testing.assert_allclose(answered["p_correct"], own_answered["p_correct"], atol=0.02)
     assert answered["correct"].tolist() == own_answered["correct"].tolist()

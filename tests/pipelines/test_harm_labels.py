@@ -27,7 +27,7 @@ def counted(training: arms.Training, **more: Stage) -> dict[str, int | None]:
     return count(splits(training.arms | more), PREFERENCES)
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "rloo", "dpo"])
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo", "dpo"])
 def test_hh_rlhf_alone_reads_labels_of_harm_and_the_number_is_what_was_there(algorithm: str) -> None:
     training = arms.plan(Experiment(name="x", rl={"algorithm": algorithm}, scale={"preference_pairs": 135_296}))
     expected = dict.fromkeys(training.arms, 0) | {"hh_rlhf": 7}

@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from harness.errors import UserError
 from harness.models import chat, checkpoints
-from pipelines import ppo, ppo_math
+from pipelines import ppo, ppo_config, ppo_math
+from pipelines.rollouts import Rollouts, response_logits
 
 torch.set_num_threads(1)
 PROMPTS = ["Hi", "Name a colour.", "Why?"]
@@ -159,8 +160,8 @@ def test_lora_reference_is_the_base_model_and_one_forward_equals_two(tokenizer: 
     rollouts = run.rollout(1)
     batch = run.batch(range(6), rollouts.prompts, rollouts.responses)
     with torch.no_grad():
-        on = ppo_math.token_logprobs(ppo.response_logits(run.policy, batch)[0], batch.response)
-        base = ppo_math.token_logprobs(ppo.response_logits(tiny(tokenizer), batch)[0], batch.response)
+        on = ppo_math.token_logprobs(response_logits(run.policy, batch)[0], batch.response)
+        base = ppo_math.token_logprobs(response_logits(tiny(tokenizer), batch)[0], batch.response)
     np.testing.assert_allclose(rollouts.ref_logp, base * batch.mask, atol=1e-5)
     np.testing.assert_allclose(rollouts.logp, on * batch.mask, atol=1e-5)
     assert (rollouts.logp - rollouts.ref_logp).abs().max() > 0.05
@@ -173,7 +174,7 @@ def test_the_missing_eos_penalty_reads_the_response_only(tokenizer: Any, tmp_pat
     class SeenError(Exception):
         pass
 
-    def spy(rollouts: ppo.Rollouts, update: int) -> None:
+    def spy(rollouts: Rollouts, *_: Any) -> None:
         seen["returns"], seen["ended"] = rollouts.returns, torch.tensor(rollouts.ended)
         raise SeenError
 
@@ -287,7 +288,7 @@ def test_model_and_snapshots_are_standard_checkpoints(tokenizer: Any, tmp_path: 
 
 
 def test_bf16_and_a_tracker_that_is_not_installed(tokenizer: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(ppo, "get_available_trackers", lambda: [])
+    monkeypatch.setattr(ppo_config, "get_available_trackers", lambda: [])
     settings = config(updates=1, mixed_precision="bf16", report_to="tensorboard")
     with pytest.warns(UserWarning, match="tensorboard is not installed"):
         log = ppo.train(tiny(tokenizer, lora=True), tokenizer, PROMPTS, vowels, settings, tmp_path)

@@ -1,4 +1,4 @@
-"""RLOO and DPO: every key of `rl` does what it says, and soft labels stay soft."""
+"""RLOO, GRPO and DPO: every key of `rl` does what it says, and soft labels stay soft."""
 
 from __future__ import annotations
 
@@ -37,18 +37,23 @@ class LengthScorer:
 
     def __init__(self) -> None:
         self.shown: list[list[str]] = []
+        self.asked: list[list[str]] = []
 
     def score(self, prompts: list[str], responses: list[str]) -> np.ndarray:
+        self.asked.append(list(prompts))
         self.shown.append(responses)
         return np.array([float(len(response)) for response in responses])
 
 
-def rloo(
-    model: Path, out: Path, *, lora: Lora | None = SMALL_LORA, **settings: Any
+GROUPED = pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+
+
+def grouped(
+    model: Path, out: Path, algorithm: str, *, lora: Lora | None = SMALL_LORA, **settings: Any
 ) -> tuple[pd.DataFrame, LengthScorer]:
     scorer = LengthScorer()
     given = Rl(
-        **{"algorithm": "rloo", "updates": 3, "rollouts_per_update": 8, "minibatch_size": 4, "learning_rate": 1e-3}
+        **{"algorithm": algorithm, "updates": 3, "rollouts_per_update": 8, "minibatch_size": 4, "learning_rate": 1e-3}
         | {"snapshots": 1}
         | settings
     )
@@ -69,9 +74,10 @@ def rloo(
     return log, scorer
 
 
-def test_rloo_counts_updates_as_ppo_does(tiny_model: Path, tmp_path: Path) -> None:
+@GROUPED
+def test_grouped_answers_count_updates_as_ppo_does(tiny_model: Path, tmp_path: Path, algorithm: str) -> None:
     """Three updates of eight answers, two passes over them in steps of four: the log and snapshots are by update."""
-    log, scorer = rloo(tiny_model, tmp_path, epochs=2)
+    log, scorer = grouped(tiny_model, tmp_path, algorithm, epochs=2)
     assert log["step"].tolist() == [1, 2, 3]
     assert [len(texts) for texts in scorer.shown] == [8, 8, 8]
     assert [path.name for path in (tmp_path / "snapshots").iterdir()] == ["step-000002"]
@@ -82,16 +88,18 @@ def test_rloo_counts_updates_as_ppo_does(tiny_model: Path, tmp_path: Path) -> No
     assert log["kl"].notna().all()
 
 
-def test_rloo_steps_depend_on_minibatch_accumulation_and_epochs(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@GROUPED
+def test_steps_depend_on_minibatch_accumulation_and_epochs(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
 ) -> None:
     steps = []
     monkeypatch.setattr(Silent, "advance", lambda self, done, total, note="": steps.append((done, total)))
     for minibatch, accumulation, epochs, expected in ((8, 1, 1, 3), (4, 1, 1, 6), (2, 2, 1, 6), (4, 2, 2, 6)):
         steps.clear()
-        rloo(
+        grouped(
             tiny_model,
             tmp_path / f"{minibatch}-{accumulation}-{epochs}",
+            algorithm,
             minibatch_size=minibatch,
             gradient_accumulation=accumulation,
             epochs=epochs,
@@ -99,14 +107,17 @@ def test_rloo_steps_depend_on_minibatch_accumulation_and_epochs(
         assert steps[-1] == (expected, expected)
 
 
-def test_rloo_pays_the_missing_eos_penalty_on_cut_answers_alone(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@GROUPED
+def test_the_missing_eos_penalty_is_paid_on_cut_answers_alone(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
 ) -> None:
     import trl
 
     given: list[list[float | None]] = []
 
-    class Trainer(trl.RLOOTrainer):
+    name = f"{algorithm.upper()}Trainer"
+
+    class Trainer(getattr(trl, name)):  # type: ignore[misc]
         def __init__(self, *args: Any, reward_funcs: Any, **kwargs: Any) -> None:
             def heard(completion_ids: list[list[int]], **rest: Any) -> list[float | None]:
                 given.append([ids[-1] for ids in completion_ids])
@@ -115,10 +126,10 @@ def test_rloo_pays_the_missing_eos_penalty_on_cut_answers_alone(
 
             super().__init__(*args, reward_funcs=[reward_funcs[0], heard], **kwargs)
 
-    monkeypatch.setattr(trl, "RLOOTrainer", Trainer)
+    monkeypatch.setattr(trl, name, Trainer)
     stop = set(range(0, 600, 3))
     monkeypatch.setattr(chat, "stop_ids", lambda tokenizer: stop)
-    log, _ = rloo(tiny_model, tmp_path, missing_eos_penalty=2.5)
+    log, _ = grouped(tiny_model, tmp_path, algorithm, missing_eos_penalty=2.5)
     last, penalties = np.concatenate(given[::2]), np.concatenate(given[1::2])
     ended = np.isin(last, list(stop))
     assert 0 < ended.mean() < 1
@@ -126,12 +137,34 @@ def test_rloo_pays_the_missing_eos_penalty_on_cut_answers_alone(
     np.testing.assert_allclose(log["ended_fraction"].mean(), ended.mean())
 
 
-def test_rloo_kl_is_in_nats_a_sequence_and_absent_without_a_penalty(tiny_model: Path, tmp_path: Path) -> None:
-    log, _ = rloo(tiny_model, tmp_path / "kl", lora=None, updates=4, learning_rate=3e-2)
+@GROUPED
+def test_the_kl_is_in_nats_a_sequence_and_absent_without_a_penalty(
+    tiny_model: Path, tmp_path: Path, algorithm: str
+) -> None:
+    settings = {"lora": None, "updates": 4, "minibatch_size": 8, "learning_rate": 3e-2}
+    log, _ = grouped(tiny_model, tmp_path / "kl", algorithm, **settings)
     assert log["kl"].iloc[0] == pytest.approx(0, abs=1e-5)  # the policy is the reference
     assert log["kl"].iloc[-1] > 0.05
-    free, _ = rloo(tiny_model, tmp_path / "free", kl_coef=0.0)
+    free, _ = grouped(tiny_model, tmp_path / "free", algorithm, kl_coef=0.0)
     assert "kl" not in free
+
+
+@pytest.mark.parametrize(("algorithm", "answers"), [("rloo", 2), ("grpo", 4)])
+def test_answers_to_a_prompt_are_sampled_in_groups(
+    tiny_model: Path, tmp_path: Path, algorithm: str, answers: int
+) -> None:
+    _, scorer = grouped(tiny_model, tmp_path, algorithm, updates=1)
+    asked = scorer.asked[0]
+    assert all(len(set(asked[i : i + answers])) == 1 for i in range(0, 8, answers))
+    assert len(set(asked)) == 8 // answers
+
+
+@GROUPED
+def test_grouped_answers_learn_a_rewarded_length(tiny_model: Path, tmp_path: Path, algorithm: str) -> None:
+    """Also where there are fewer prompts, six, than an update asks for."""
+    settings = {"updates": 16, "rollouts_per_update": 32, "minibatch_size": 32, "learning_rate": 2e-2, "kl_coef": 0.0}
+    log, _ = grouped(tiny_model, tmp_path, algorithm, lora=None, **settings)
+    assert log["reward"].tail(3).mean() > log["reward"].head(3).mean() + 1
 
 
 # ---------------------------------------------------------------- DPO
@@ -240,7 +273,7 @@ def test_dpo_snapshots_and_logs_every_update(tiny_model: Path, tmp_path: Path) -
     assert [path.name for path in (tmp_path / "snapshots").iterdir()] == ["step-000002"]
 
 
-@pytest.mark.parametrize("algorithm", ["rloo", "dpo"])
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "dpo"])
 def test_a_stage_declares_all_that_the_algorithm_reads(tiny_model: Path, tmp_path: Path, algorithm: str) -> None:
     experiment = Experiment(
         name="x",

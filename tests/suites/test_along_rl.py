@@ -117,7 +117,7 @@ def test_an_arm_without_a_log_of_updates_has_no_rows(work: Work, tmp_path: Path)
     assert pd.read_parquet(tmp_path / "along.parquet").empty
 
 
-@pytest.mark.parametrize(("algorithm", "followed"), [("ppo", True), ("rloo", True), ("dpo", False)])
+@pytest.mark.parametrize(("algorithm", "followed"), [("ppo", True), ("rloo", True), ("grpo", True), ("dpo", False)])
 def test_every_arm_with_a_pm_is_followed_from_where_it_started(algorithm: str, followed: bool) -> None:
     experiment = Experiment(name="x", rl={"algorithm": algorithm})
     line = arms.plan(experiment)

@@ -1,0 +1,85 @@
+"""Where an update of our PPO spends its time, and what it holds at its peak: one table an engine, in one run.
+
+The policy, reward model, prompts and sizes are those of `ppo_vs_trl.py`, which must have run once (it prepares them).
+
+    python benchmarks/ppo_profile.py [--updates 3] [--threads 2] [--engine transformers|vllm] [--lora] [--work FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import ppo_vs_trl
+
+PARTS = ("sync", "generation", "score", "reference", "forward", "backward", "optimiser")
+
+
+class Clock:
+    """Seconds in each part; a part within another counts for itself alone."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.inside: list[float] = []
+
+    def timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self.inside.append(0.0)
+            began = time.perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                spent = time.perf_counter() - began
+                self.seconds[part] += spent - self.inside.pop()
+                if self.inside:
+                    self.inside[-1] += spent
+
+        return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--updates", type=int, default=3, help="timed updates, after one that warms up")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")
+    parser.add_argument("--lora", action="store_true")
+    parser.add_argument("--work", type=Path)
+    args = parser.parse_args()
+    import torch
+
+    from harness.models import embedded
+
+    torch.set_num_threads(args.threads)
+    work = ppo_vs_trl.Ours(args.work or embedded.cache_folder() / "ppo_vs_trl")
+    run = work.run(args.updates + 1, args.engine, args.lora)
+    clock = Clock()
+    run.sample = clock.timed("generation", run.sample)
+    run.scorer = clock.timed("score", run.scorer)
+    run.reference_logprobs = clock.timed("reference", run.reference_logprobs)
+    run.model.forward = clock.timed("forward", run.model.forward)
+    run.accelerator.backward = clock.timed("backward", run.accelerator.backward)
+    run.optimizer.step = clock.timed("optimiser", run.optimizer.step)
+    if run.engine is not None:
+        run.engine.sync = clock.timed("sync", run.engine.sync)
+    run.update(1)
+    clock.seconds = dict.fromkeys(PARTS, 0.0)
+    began = time.perf_counter()
+    for update in range(2, args.updates + 2):
+        run.update(update)
+    whole = (time.perf_counter() - began) / args.updates
+    parts = {part: seconds / args.updates for part, seconds in clock.seconds.items()}
+    parts["rest"] = whole - sum(parts.values())
+    print(f"{args.engine}{', LoRA' if args.lora else ''}: {whole:.2f} s an update, {ppo_vs_trl.peak_gib():.2f} GiB")
+    for part, seconds in parts.items():
+        print(f"  {part:12}{seconds:8.2f} s{seconds / whole:8.0%}")
+    print(json.dumps({"engine": args.engine, "lora": args.lora, "seconds": parts, "peak_gib": ppo_vs_trl.peak_gib()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -38,6 +38,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     from benchmarks.kill_campaign import finish, tiny_experiment
+    from harness import experiment as experiments
     from harness import graph, manifest
     from harness.cli.run import _targets, quiet
     from harness.runner import local
@@ -52,7 +53,8 @@ def main() -> int:
     elif (done := finish(experiment, run)).returncode:
         raise SystemExit(f"the tiny run failed: {done.stderr[-500:]}")
     quiet()
-    settings, targets = _targets(experiment)
+    settings = experiments.load(experiment)
+    targets = _targets(settings, experiment)
     (run / ".verified.json").unlink(missing_ok=True)
     hashed = seconds(lambda: graph.plan(targets, run))
     local.execute(targets, run, seed=settings.seed)  # leaves the record of what was verified

@@ -24,6 +24,7 @@ Tokens = Annotated[int, Field(ge=1, le=10**6)]  # beyond any model's context
 Batch = Annotated[int, Field(ge=1, le=10**6)]
 Rate = Annotated[float, Field(gt=0, le=10)]  # a learning rate
 Epochs = Annotated[float, Field(gt=0, le=10**4)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class _Section(BaseModel):
@@ -311,7 +312,8 @@ class Experiment(_Section):
     """A whole run."""
 
     name: str
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: Seed = 0
+    seeds: tuple[Seed, ...] | None = Field(None, min_length=2)  # a study: one run a seed, in place of `seed`
     models: Models = Models()
     data: Data = Data()
     annotator: Annotator = Annotator()
@@ -335,6 +337,20 @@ class Experiment(_Section):
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
             raise ValueError("a name is 1 to 100 letters, digits, '.', '_' and '-', beginning with none of '.' and '-'")
         return name
+
+    @model_validator(mode="after")
+    def _a_study_of_different_seeds(self) -> Experiment:
+        if self.seeds is not None and len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: a seed is named twice; each is a run of its own")
+        if self.seeds is not None and self.expect is not None:
+            raise ValueError("expect is held against one run; leave out seeds")
+        return self
+
+    def cells(self) -> dict[str, Experiment]:
+        """The runs it stands for, by the name of their folder in a study's; "" for the one of an experiment alone."""
+        if self.seeds is None:
+            return {"": self}
+        return {f"seed-{seed}": self.model_copy(update={"seed": seed, "seeds": None}) for seed in self.seeds}
 
     @model_validator(mode="after")
     def _suites_have_their_data(self) -> Experiment:

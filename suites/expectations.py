@@ -17,6 +17,7 @@ from harness import files
 from harness.expect import Expect, GateSays
 from harness.stats import Interval, bootstrap_mean
 from suites import claims, evaluate, gate, pm_score
+from suites.learned import REWARD
 
 FLAT = 0.2  # of a standard deviation over prompts: what the truth may rise in an arm called over-optimised
 
@@ -80,7 +81,7 @@ def _along(along: pd.DataFrame | None, name: str, arm: str, seed: int) -> Checke
 def _reward_rises(learned: pd.DataFrame, arm: str) -> Checked:
     """From the start of the arm to its end, as learned.parquet has it (arm, measure, estimate, low, high, n)."""
     said = f"reward rises: {arm}"
-    rows = learned[(learned["arm"] == arm) & learned["measure"].str.contains("proxy PM")]
+    rows = learned[(learned["arm"] == arm) & (learned["measure"] == REWARD)]
     if rows.empty:
         return Checked(said, "not measured: no score of this arm's start and end", False)
     row = rows.iloc[0]

@@ -18,8 +18,40 @@ Out = Annotated[Path | None, typer.Option("--out", help="The run's folder (defau
 def run(experiment_file: File, out: Out = None) -> None:
     """Train the arms, run the suites and write the report. What is finished already is reused.
 
+    Of an experiment with `seeds`, one run a seed, each in a folder of its own, then the claims over all.
+
     Example: `cai run experiments/demo.yaml`
     """
+    from harness import experiment as experiments
+
+    experiment = experiments.load(experiment_file)
+    folder = out or Path("runs") / experiment.name
+    cells = experiment.cells()
+    for name, cell in cells.items():
+        _run(cell, experiment_file, folder / name)
+    if experiment.seeds is not None:
+        _over_seeds(folder, list(cells), experiment.seeds[0])
+
+
+def _over_seeds(folder: Path, cells: list[str], seed: int) -> None:
+    """Judge the claims over the runs of a study: claims.parquet and summary.md in its folder."""
+    from harness import store
+    from harness.cli.console import Terminal, styled
+    from harness.cli.view import show_claims
+    from reports import study
+    from suites import claims
+
+    runs = [folder / name for name in cells]
+    with store.disk_space(folder):
+        over_all = claims.judge([run / "results" for run in runs], seed=seed)
+        store.write_table(folder / "claims.parquet", over_all)
+        store.write_text(folder / "summary.md", study.summary(over_all, runs))
+    show_claims(over_all)
+    Terminal().print("Study:", styled(folder / "summary.md", "bold"))
+
+
+def _run(experiment: Experiment, file: Path, folder: Path) -> None:
+    """One run into `folder`."""
     import os
     import time
 
@@ -31,10 +63,9 @@ def run(experiment_file: File, out: Out = None) -> None:
 
     began = time.monotonic()
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # seeing several, transformers would multiply the batch
-    experiment, targets = _targets(experiment_file)
+    targets = _targets(experiment, file)
     if experiment.models.trust_remote_code:
         os.environ[TRUST] = "1"  # the runner's own processes inherit it
-    folder = out or Path("runs") / experiment.name
     store.writable(folder)
     planned = graph.plan(targets, folder)
     _check_data(experiment, planned)
@@ -74,25 +105,34 @@ def plan(
 
     from rich.table import Table
 
+    from harness import experiment as experiments
     from harness import graph
     from harness.cli.console import Terminal, styled
 
-    experiment, targets = _targets(experiment_file)
-    folder = out or Path("runs") / experiment.name
-    planned = graph.plan(targets, folder)
-    _check_data(experiment, planned)
+    experiment = experiments.load(experiment_file)
+    found = {}
+    for name, cell in experiment.cells().items():
+        folder = (out or Path("runs") / experiment.name) / name
+        found[folder] = graph.plan(_targets(cell, experiment_file), folder)
+        _check_data(cell, found[folder])
     if as_json:
-        rows = [{"stage": i.stage.name, "status": i.status, "key": i.key, "needs": i.needs} for i in planned]
+        rows = [
+            {"stage": i.stage.name, "status": i.status, "key": i.key, "needs": i.needs}
+            | ({"run": folder.name} if experiment.seeds is not None else {})
+            for folder, planned in found.items()
+            for i in planned
+        ]
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table(title=f"{experiment.name} in {folder}", title_justify="left")
-    for column in ("stage", "status", "needs", "key"):
-        table.add_column(column)
     colours = {"done": "green", "started": "yellow", "stale": "yellow", "damaged": "red", "to do": "cyan"}
-    for item in planned:
-        status = styled(item.status, colours[item.status])
-        table.add_row(item.stage.name, status, ", ".join(item.needs), item.key[:8])
-    Terminal().print(table)
+    for folder, planned in found.items():
+        table = Table(title=f"{experiment.name} in {folder}", title_justify="left")
+        for column in ("stage", "status", "needs", "key"):
+            table.add_column(column)
+        for item in planned:
+            status = styled(item.status, colours[item.status])
+            table.add_row(item.stage.name, status, ", ".join(item.needs), item.key[:8])
+        Terminal().print(table)
 
 
 def quiet() -> None:
@@ -115,19 +155,17 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _targets(file: Path) -> tuple[Experiment, list[Stage]]:
-    """The experiment of a file and its last stage, the report, which needs all others."""
-    from harness import experiment as experiments
+def _targets(experiment: Experiment, file: Path) -> list[Stage]:
+    """The last stage of an experiment, the report, which needs all others."""
     from pipelines import arms
     from reports import collect
     from suites import stages as suite_stages
 
-    experiment = experiments.load(file)
     training = arms.plan(experiment)
     measured = suite_stages.plan(experiment, training.arms, training.pms, training.chains, training.data)
     kept = [stage for stage in training.arms.values() if stage is not None]
     stages = [*kept, *training.labels.values(), *training.pms.values(), *measured.values()]
-    return experiment, [collect.plan(experiment, file, training.arms, stages)]
+    return [collect.plan(experiment, file, training.arms, stages)]
 
 
 def _check_data(experiment: Experiment, planned: list[Planned]) -> None:

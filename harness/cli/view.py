@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `cai run` or `cai eval --out` wrote.")]
 
@@ -47,10 +50,7 @@ def claims(
 
     `cai claims runs/seed-0 runs/seed-1 runs/seed-2`
     """
-    from rich.table import Table
-
     from harness import manifest, store
-    from harness.cli.console import Terminal, styled
     from harness.cli.lock import hold
     from suites import claims as judged
 
@@ -67,6 +67,16 @@ def claims(
     if as_json:
         typer.echo(verdicts.to_json(orient="records", indent=2))
         return
+    show_claims(verdicts)
+
+
+def show_claims(verdicts: pd.DataFrame) -> None:
+    """Print the verdicts as a table."""
+    from rich.table import Table
+
+    from harness.cli.console import Terminal, styled
+    from suites import claims as judged
+
     colours = {"reproduced": "green", "contradicted": "red", "underpowered": "yellow", "judge cannot tell": "yellow"}
     table = Table("claim", "statement", "verdict", "effect [95 %]", "n", "smallest effect", "test", "scope")
     for row in verdicts.to_dict("records"):

@@ -94,6 +94,7 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
 ROWS: list[tuple[str, Any, set[str]]] = [
     ("name", "y", set()),
     ("seed", 1, {"data"} | PMS | RL | CHAINS | ANSWERS | LABELS | {"sl_cai"} | SAMPLES | SUITES | LEARNED | {"judges"}),
+    ("seeds", (0, 1), set()),  # each of its runs has a seed
     ("models.base", "other/base",
      PMS | {"helpful_only", "hh_rlhf", "sl_cai", "sample.pretrained", "along.helpful_only", "along.hh_rlhf", "hhh"}
      | {"learned.sl_cai", "feedback.plain"} | SINGLE),

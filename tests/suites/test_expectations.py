@@ -13,7 +13,7 @@ import pytest
 from harness.expect import Expect
 from harness.experiment import Experiment
 from harness.stats import bootstrap_mean
-from suites import claims, evasiveness, expectations, judge_quality
+from suites import claims, evasiveness, expectations, judge_quality, learned
 
 PROMPTS = [f"Question {i}?" for i in range(40)]
 
@@ -75,7 +75,7 @@ def test_one_step_or_no_table_is_not_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("low", "met"), [(0.1, True), (-0.1, False)])
 def test_a_reward_is_held_against_the_start_of_rl_where_a_run_has_it(tmp_path: Path, low: float, met: bool) -> None:
     along(tmp_path, -1.0, 0.0)  # since the first snapshot
-    row = {"arm": "rl_cai", "measure": "proxy PM's score of held-out answers", "start": 0.0, "end": 0.5}
+    row = {"arm": "rl_cai", "measure": learned.REWARD, "start": 0.0, "end": 0.5}
     other = row | {
         "measure": "log-probability per token of held-out revisions",
         "estimate": 9.0,

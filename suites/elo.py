@@ -169,7 +169,7 @@ def _checked(comparisons: pd.DataFrame) -> tuple[pd.DataFrame, list[Player]]:
         problem = f"no column {', '.join(missing)}" if missing else "no rows"
         raise UserError(f"comparisons: {problem}; give a row of {', '.join(REQUIRED)} for each comparison")
     source = comparisons.reset_index(drop=True)
-    outcome = finite(source["outcome"].to_numpy(dtype=np.float64, na_value=np.nan), "outcome")
+    outcome = finite(source["outcome"], "outcome")
     for column in ("prompt", "arm_a", "arm_b"):
         if source[column].isna().any():
             raise UserError(f"comparisons: row {int(source[column].isna().argmax())} has no {column}; fill it in")

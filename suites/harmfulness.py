@@ -189,7 +189,7 @@ def run(responses: pd.DataFrame, *, ratings: Path | None = None, seed: int = 0) 
     table = table.assign(label=label, score=score, stand_in=ratings is None).astype({"step": "Int64"})
     kept = ["prompt", "response", "arm", "step", "sample", "label", "score", "stand_in"]
     if "temperature" in table:
-        finite(table["temperature"].to_numpy(dtype=np.float64, na_value=np.nan), "temperature", list(table.index))
+        finite(table["temperature"], "temperature", list(table.index))
         kept.append("temperature")
     groups = _groups(table, seed)
     several = groups["temperature"].nunique() > 1

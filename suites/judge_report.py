@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
-from harness.stats import spearman_bootstrap
+from harness.stats import finite, spearman_bootstrap
 from suites import judge_agreement, judge_quality
 from suites.judge_open import Judge
 
@@ -86,13 +87,14 @@ def _comparisons(answered: pd.DataFrame) -> pd.DataFrame:
 def _published(judges: Sequence[Judge], responses: pd.DataFrame | None, seed: int) -> pd.DataFrame:
     """Spearman's correlation of scores with the paper's, over the answers that it scored."""
     rows = []
-    if responses is not None and PUBLISHED in responses and responses[PUBLISHED].nunique() > 1:
-        part = responses[responses[PUBLISHED].notna()]
+    part = pd.DataFrame() if responses is None or PUBLISHED not in responses else responses.dropna(subset=PUBLISHED)
+    published = finite(part[PUBLISHED], PUBLISHED, list(part.index)) if len(part) else np.array([])
+    if len(np.unique(published)) > 1:
         for judge in judges:
             if judge.score is None:
                 continue
             scores = judge.score(part["prompt"].tolist(), part["response"].tolist())
-            value = spearman_bootstrap(scores, part[PUBLISHED].to_numpy(dtype=float), part["prompt"], seed)
+            value = spearman_bootstrap(scores, published, part["prompt"], seed)
             rows.append({"judge": judge.name, **vars(value)})
     return pd.DataFrame(rows, columns=["judge", "estimate", "low", "high", "n"])
 

@@ -78,7 +78,7 @@ def from_scores(responses: pd.DataFrame, column: str, *, judge: str | None = Non
 
     if column not in responses:
         raise UserError(f"responses: no score column {column!r}; score the responses or name one that is there")
-    scores = finite(responses[column].to_numpy(dtype=np.float64, na_value=np.nan), column, list(responses.index))
+    scores = finite(responses[column], column, list(responses.index))
     pairs = pair_responses(responses)
     gap = scores[pairs["row_a"]] - scores[pairs["row_b"]]
     return _table(pairs, expit(gap), (np.sign(gap) + 1) / 2, judge or column, pd.NA)

@@ -110,8 +110,7 @@ def _scores(table: pd.DataFrame, scorer: Scorer | None, column: str) -> np.ndarr
 
 
 def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:
-    values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    return finite(values, column, list(table.index))
+    return finite(table[column], column, list(table.index))
 
 
 # ---------------------------------------------------------------- revisions
@@ -271,6 +270,7 @@ def rank_correlation(
 
 def _agreement(table: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, list[str]]:
     """`rank_correlation` of score with PUBLISHED, and the same in words."""
+    table = table.assign(**{PUBLISHED: _numbers(table, PUBLISHED)})
     if table["score"].nunique() < 2 or table[PUBLISHED].nunique() < 2:
         columns = ["scope", "arm", *INTERVAL, "skipped"]
         return pd.DataFrame(columns=columns), [f"rank correlation with {PUBLISHED}: none, the scores are all equal"]

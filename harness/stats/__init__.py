@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import ndtri  # scipy.stats takes a second to import
 
-from harness.errors import UserError
+from harness.errors import UserError, shown
 
 Labels = Sequence[object] | np.ndarray | pd.Series
 _CHUNK = 2_000_000  # counts held at once: 16 MB as int64
@@ -94,8 +94,14 @@ class Decision:
 
 
 def finite(values: ArrayLike, what: str = "values", rows: Labels | None = None) -> np.ndarray:
-    """`values` as a float64 vector. Raises UserError naming the first row (its label in `rows`) that is not finite."""
-    array = np.asarray(values, dtype=np.float64)
+    """`values` as a float64 vector. Raises UserError naming the first row (its label in `rows`) that is not finite.
+
+    Of a Series, which may be a column of a user's file, what is no number is named as it stands there.
+    """
+    if isinstance(values, pd.Series):
+        array = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    else:
+        array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not array.size:
         raise UserError(
             f"{what}: expected a non-empty column of numbers, got shape {array.shape}; check the input table"
@@ -103,7 +109,9 @@ def finite(values: ArrayLike, what: str = "values", rows: Labels | None = None) 
     bad = np.flatnonzero(~np.isfinite(array))
     if bad.size:
         row = bad[0] if rows is None else list(rows)[bad[0]]
-        raise UserError(f"{what}: row {row} is {array[bad[0]]}, not a finite number; remove or rescore it")
+        value = values.iloc[bad[0]] if isinstance(values, pd.Series) else None
+        said = shown(value) if isinstance(value, str | list | dict) else array[bad[0]]
+        raise UserError(f"{what}: row {row} is {said}, not a finite number; remove or rescore it")
     return array
 
 

@@ -7,6 +7,7 @@ import tracemalloc
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pytest
 import statsmodels.api as sm
 from hypothesis import given, settings
@@ -310,3 +311,11 @@ def test_bad_input_is_one_clear_line(call, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["", "high", "1e999", None, {"a": 1}, [2.0], float("nan")])
+def test_a_column_of_a_users_file_names_the_row_that_is_no_number(value: object) -> None:
+    column = pd.Series([0.5, value, 1], dtype=object)
+    with pytest.raises(UserError, match=r"score: row second is .*, not a finite number"):
+        stats.finite(column, "score", ["first", "second", "third"])
+    np.testing.assert_array_equal(stats.finite(pd.Series(["1", 2.5, True], dtype=object)), [1, 2.5, 1])

@@ -95,12 +95,12 @@ class _Run:
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         if self.reference is not None:
             self.reference.to(self.accelerator.device)
-        normalisers: dict[str, Callable[[], rewards.Normaliser]] = {
+        kinds: dict[str, Callable[[], rewards.Normaliser]] = {
             "none": rewards.Unchanged,
             "running": rewards.Running,
             "reference": lambda: rewards.Reference(self.reference_scores),
         }
-        self.normaliser = normalisers[config.reward_normalisation]()
+        self.normaliser = kinds[config.reward_normalisation]()
         self.kl_coef, self.tokens = config.kl_coef, 0
         self.first_pass: tuple[Tensor, Tensor] | None = None  # (log pi, values) with their graph, for one step
         self.log: list[dict[str, Any]] = []

@@ -158,8 +158,9 @@ class Builder:
         files, models = dict[str, str | Path](data.files_read(experiment.data)), dict[str, str]()
         for kind, name in functions.items():
             labelled |= experiment.settings("annotator.flip")
-            for own, more in zip((files, models), scoring.declared(name, f"annotator.{kind}"), strict=True):
-                own |= more
+            read = scoring.declared(name, f"annotator.{kind}")
+            files |= read[0]
+            models |= read[1]
         self.data = Stage(
             "data",
             data.select_data,

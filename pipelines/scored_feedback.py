@@ -6,6 +6,8 @@ asked and no order of the answers is shown, so both columns of order hold the la
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from harness import scoring, store
@@ -23,8 +25,14 @@ def label(score: Scorer, pairs: pd.DataFrame) -> pd.DataFrame:
 
     prompts = pairs["prompt"].tolist()
     p = expit(score(prompts, pairs["response_a"].tolist()) - score(prompts, pairs["response_b"].tolist()))
-    same = {"p_a": p, "p_a_raw": p, "p_a_forward": p, "p_a_swapped": p}
-    said = {"principle": "none: scored", "mass": 1.0, "mode": "plain", "reasoning": "", "reasoning_swapped": ""}
+    same: dict[str, Any] = {"p_a": p, "p_a_raw": p, "p_a_forward": p, "p_a_swapped": p}
+    said: dict[str, Any] = {
+        "principle": "none: scored",
+        "mass": 1.0,
+        "mode": "plain",
+        "reasoning": "",
+        "reasoning_swapped": "",
+    }
     return pairs[["prompt", "response_a", "response_b"]].assign(**same, **said)[COLUMNS]
 
 

@@ -9,6 +9,8 @@ normal prior of standard deviation 100, without which a judge of length alone wo
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import pandas as pd
 from scipy.special import expit
@@ -46,7 +48,8 @@ def win_rates(comparisons: pd.DataFrame, responses: pd.DataFrame, anchor: str, s
             draws.append(np.where(held, expit(found), np.nan))
             raws.append(_means(player, y, again))
     rows = []
-    for number, ((arm, step), part) in enumerate(table.groupby(["arm", "step"], dropna=False)):
+    for number, (key, part) in enumerate(table.groupby(["arm", "step"], dropna=False)):
+        arm, step = cast(tuple[str, Any], key)
         bounds = [_bounds(of, number) for of in (draws, raws)]
         adjusted, plain = float(expit(strength[number])), float(raw[number])
         last = None if pd.isna(step) else int(step)

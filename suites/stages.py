@@ -75,7 +75,7 @@ def _sample(arm: str, policy: Stage | None, experiment: Experiment, data: Stage)
     settings, options = experiment.settings(*SAMPLE_SETTINGS) | {"arm": arm}, experiment.settings(*OPTIONS)
     if policy is not None and _best_of(policy):
         settings |= experiment.settings(*BEST_SETTINGS)
-        return Stage(f"sample.{arm}", sample_best, settings, {"data": data} | policy.inputs, options=options)
+        return Stage(f"sample.{arm}", sample_best, settings, {"data": data, **policy.inputs}, options=options)
     inputs, models = {"data": data}, dict[str, str]()
     if policy is None:
         models["policy"] = experiment.models.base
@@ -143,8 +143,10 @@ def _stage(suite: registry.Suite, experiment: Experiment, given: Mapping[str, St
         inputs["chains"] = given["chains"]
     if "training" in needs:
         inputs |= {role: stage for role, stage in given.items() if role.startswith("along.")}
-        for own, more in zip((settings, files, models), judge_stage.truth(experiment), strict=True):
-            own |= more
+        truth = judge_stage.truth(experiment)
+        settings |= truth[0]
+        files |= truth[1]
+        models |= truth[2]
     if "scorer" in needs:
         inputs["gold.harmless"] = given["gold.harmless"]
         settings |= experiment.settings(*SCORE_SETTINGS)

@@ -16,7 +16,7 @@ from typing import Any
 
 from harness import compare, files
 from harness.data import SHIPPED
-from harness.models import checkpoints, vllm
+from harness.models import checkpoints, vllm, vllm_engine
 from harness.models.base import LanguageModel
 from harness.models.transformers import Generator
 
@@ -64,7 +64,7 @@ def raw(served: vllm.VllmModel, job: Callable[..., None], prompts: list[str], to
     def again() -> None:
         for requests in rounds:
             asked = [{"prompt_token_ids": list(context)} for context, _ in requests]
-            with vllm._eager(served.llm):
+            with vllm_engine.eager(served.llm):
                 served.llm.generate(asked, [parameters for _, parameters in requests], use_tqdm=False)
 
     return again

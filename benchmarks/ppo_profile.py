@@ -1,6 +1,7 @@
-"""Where an update of our PPO spends its time, and what it holds at its peak: one table an engine, in one run.
+"""Where an update of our PPO spends its processor time, and what it holds at its peak.
 
-The policy, reward model, prompts and sizes are those of `ppo_vs_trl.py`, which must have run once (it prepares them).
+Processor seconds of all threads, since other work on the machine moves wall time. The policy, reward model, prompts and
+sizes are those of `ppo_vs_trl.py`.
 
     python benchmarks/ppo_profile.py [--updates 3] [--threads 2] [--engine transformers|vllm] [--lora] [--work FOLDER]
 """
@@ -31,11 +32,11 @@ class Clock:
     def timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
             self.inside.append(0.0)
-            began = time.perf_counter()
+            began = time.process_time()
             try:
                 return call(*args, **kwargs)
             finally:
-                spent = time.perf_counter() - began
+                spent = time.process_time() - began
                 self.seconds[part] += spent - self.inside.pop()
                 if self.inside:
                     self.inside[-1] += spent
@@ -56,7 +57,11 @@ def main() -> None:
     from harness.models import embedded
 
     torch.set_num_threads(args.threads)
-    work = ppo_vs_trl.Ours(args.work or embedded.cache_folder() / "ppo_vs_trl")
+    folder = args.work or embedded.cache_folder() / "ppo_vs_trl"
+    if not (folder / "shared.json").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        ppo_vs_trl.prepare(folder)
+    work = ppo_vs_trl.Ours(folder)
     run = work.run(args.updates + 1, args.engine, args.lora)
     clock = Clock()
     run.sample = clock.timed("generation", run.sample)
@@ -69,13 +74,13 @@ def main() -> None:
         run.engine.sync = clock.timed("sync", run.engine.sync)
     run.update(1)
     clock.seconds = dict.fromkeys(PARTS, 0.0)
-    began = time.perf_counter()
+    began = time.process_time()
     for update in range(2, args.updates + 2):
         run.update(update)
-    whole = (time.perf_counter() - began) / args.updates
+    whole = (time.process_time() - began) / args.updates
     parts = {part: seconds / args.updates for part, seconds in clock.seconds.items()}
     parts["rest"] = whole - sum(parts.values())
-    print(f"{args.engine}{', LoRA' if args.lora else ''}: {whole:.2f} s an update, {ppo_vs_trl.peak_gib():.2f} GiB")
+    print(f"{args.engine}{', LoRA' if args.lora else ''}: {whole:.2f} CPU s an update, {ppo_vs_trl.peak_gib():.2f} GiB")
     for part, seconds in parts.items():
         print(f"  {part:12}{seconds:8.2f} s{seconds / whole:8.0%}")
     print(json.dumps({"engine": args.engine, "lora": args.lora, "seconds": parts, "peak_gib": ppo_vs_trl.peak_gib()}))

@@ -158,9 +158,9 @@ class Builder:
         files, models = dict[str, str | Path](data.files_read(experiment.data)), dict[str, str]()
         for kind, name in functions.items():
             labelled |= experiment.settings("annotator.flip")
-            read = scoring.declared(name, f"annotator.{kind}")
-            files |= read[0]
-            models |= read[1]
+            own_files, own_models = scoring.declared(name, f"annotator.{kind}")
+            files |= own_files
+            models |= own_models
         self.data = Stage(
             "data",
             data.select_data,

@@ -95,11 +95,12 @@ class _Run:
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         if self.reference is not None:
             self.reference.to(self.accelerator.device)
-        self.normaliser: rewards.Normaliser = {
+        normalisers: dict[str, Callable[[], rewards.Normaliser]] = {
             "none": rewards.Unchanged,
             "running": rewards.Running,
             "reference": lambda: rewards.Reference(self.reference_scores),
-        }[config.reward_normalisation]()
+        }
+        self.normaliser = normalisers[config.reward_normalisation]()
         self.kl_coef, self.tokens = config.kl_coef, 0
         self.first_pass: tuple[Tensor, Tensor] | None = None  # (log pi, values) with their graph, for one step
         self.log: list[dict[str, Any]] = []

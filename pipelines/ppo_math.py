@@ -70,8 +70,8 @@ def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
 
 def entropies(logits: Tensor) -> Tensor:
     """Entropy (rows, tokens) of the distributions given by `logits`, in nats."""
-    logp = logits.log_softmax(-1)
-    return -(logp.exp() * logp).sum(-1)
+    rows = (row.log_softmax(-1) for row in logits)  # one at a time: copies of all logits would be the peak of memory
+    return torch.stack([-(logp.exp() * logp).sum(-1) for logp in rows])
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:

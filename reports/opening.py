@@ -14,7 +14,7 @@ import pandas as pd
 from harness.experiment import ARMS
 from reports import reading
 from reports.load import RunData
-from suites import learned
+from suites.learned import COLUMNS, REWARD
 
 RL_ARMS = tuple(arm for arm in ARMS if arm not in ("pretrained", "sl_cai"))  # packaged arms that are trained by RL
 UNDECIDED = ("underpowered", "judge cannot tell", "not measured")
@@ -100,7 +100,7 @@ def _learned(run: RunData) -> str:
         return "Whether anything was learned was not measured in this run (results/learned.parquet is missing)."
     parts = []
     for measure, part in rows.groupby("measure", sort=False):
-        training = "RL" if measure == learned.REWARD else "Fine-tuning"
+        training = "RL" if measure == REWARD else "Fine-tuning"
         for change, verb in (("up", "raised"), ("none", "did not raise"), ("down", "lowered")):
             there = part[[_change(row) == change for row in part.to_dict("records")]]
             if len(there):
@@ -113,15 +113,15 @@ def _learned(run: RunData) -> str:
 
 
 def _rows(run: RunData) -> pd.DataFrame:
-    found = run.table("learned", learned.COLUMNS)
-    if found is None or set(learned.COLUMNS) - set(found):
-        return pd.DataFrame(columns=learned.COLUMNS)
+    found = run.table("learned", COLUMNS)
+    if found is None or set(COLUMNS) - set(found):
+        return pd.DataFrame(columns=COLUMNS)
     numbers = found[["start", "end", "estimate", "low", "high", "n"]].apply(pd.to_numeric, errors="coerce")
     whole = found.assign(**numbers, arm=found["arm"].astype(str), measure=found["measure"].astype(str))
     whole = whole.dropna(subset=["start", "end", "estimate", "low", "high", "n"])
     order = {arm: place for place, arm in enumerate(run.arms)}
     place = whole["arm"].map(order).fillna(len(order))
-    return whole.assign(place=place).sort_values("place", kind="stable")[learned.COLUMNS].reset_index(drop=True)
+    return whole.assign(place=place).sort_values("place", kind="stable")[COLUMNS].reset_index(drop=True)
 
 
 def _unknown(run: RunData, rows: pd.DataFrame) -> list[tuple[str, str]]:
@@ -138,7 +138,7 @@ def _unknown(run: RunData, rows: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def _sentence(row: dict[Any, Any]) -> str:
-    arm, measure, training = row["arm"], row["measure"], "RL" if row["measure"] == learned.REWARD else "Fine-tuning"
+    arm, measure, training = row["arm"], row["measure"], "RL" if row["measure"] == REWARD else "Fine-tuning"
     change = _change(row)
     if change == "up":
         return f"{training} raised the {measure} of {arm} by {_effect(row)}."

@@ -7,6 +7,8 @@ For fine-tuning the log-probability per token of revisions that were kept from i
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 
 from harness import stats, store
@@ -46,7 +48,7 @@ def measure_reward(work: Work) -> None:
         scores = pm.score(rows["prompt"].tolist(), rows["response"].tolist())
         sides.append(pd.DataFrame({"prompt": rows["prompt"].to_numpy(), "value": scores}))
         work.progress.advance(done, 2, "scored by the arm's PM")
-    store.write_table(work.folder / "learned.parquet", paired(settings.arm, REWARD, *sides, settings.seed))
+    store.write_table(work.folder / "learned.parquet", paired(settings.arm, REWARD, sides[0], sides[1], settings.seed))
 
 
 def measure_likelihood(work: Work) -> None:
@@ -62,7 +64,8 @@ def measure_likelihood(work: Work) -> None:
     arm, kept = work.inputs["arm"], work.inputs["arm"] / "heldout.parquet"
     rows = pd.read_parquet(kept) if kept.is_file() else pd.DataFrame(columns=["prompt", "response", "ended"])
     sides = []
-    for done, place in enumerate((work.models["start"], arm / "model") if len(rows) else (), start=1):
+    places: list[str | Path] = [work.models["start"], arm / "model"] if len(rows) else []
+    for done, place in enumerate(places, start=1):
         policy, tokenizer = checkpoints.load_policy(place, dtype=torch.float32)
         columns = (rows[column].tolist() for column in ("prompt", "response", "ended"))
         values = mean_logprob(policy, tokenizer, *columns, batch_size=work.options.scale.batch_size)

@@ -9,8 +9,6 @@ normal prior of standard deviation 100, without which a judge of length alone wo
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import numpy as np
 import pandas as pd
 from scipy.special import expit
@@ -48,10 +46,10 @@ def win_rates(comparisons: pd.DataFrame, responses: pd.DataFrame, anchor: str, s
             draws.append(np.where(held, expit(found), np.nan))
             raws.append(_means(player, y, again))
     rows = []
-    for number, (key, part) in enumerate(table.groupby(["arm", "step"], dropna=False)):
-        arm, step = cast(tuple[str, Any], key)
+    for number, (_, part) in enumerate(table.groupby(["arm", "step"], dropna=False)):
         bounds = [_bounds(of, number) for of in (draws, raws)]
         adjusted, plain = float(expit(strength[number])), float(raw[number])
+        arm, step = part["arm"].iloc[0], part["step"].iloc[0]
         last = None if pd.isna(step) else int(step)
         rows.append([arm, last, adjusted, *bounds[0], part["prompt"].nunique(), plain, *bounds[1], slope])
     return pd.DataFrame(rows, columns=COLUMNS).astype({"step": "Int64", "n": "int64"})

@@ -143,10 +143,10 @@ def _stage(suite: registry.Suite, experiment: Experiment, given: Mapping[str, St
         inputs["chains"] = given["chains"]
     if "training" in needs:
         inputs |= {role: stage for role, stage in given.items() if role.startswith("along.")}
-        truth = judge_stage.truth(experiment)
-        settings |= truth[0]
-        files |= truth[1]
-        models |= truth[2]
+        own_settings, own_files, own_models = judge_stage.truth(experiment)
+        settings |= own_settings
+        files |= own_files
+        models |= own_models
     if "scorer" in needs:
         inputs["gold.harmless"] = given["gold.harmless"]
         settings |= experiment.settings(*SCORE_SETTINGS)

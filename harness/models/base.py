@@ -96,6 +96,41 @@ class LanguageModel(Protocol):
         """
 
 
+class OneTurn:
+    """`LanguageModel.sample` of an engine whose `converse` does all: conversations of one turn."""
+
+    def converse(self, *args: Any, **kwargs: Any) -> list[list[Sample]]:
+        raise NotImplementedError
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        seed: int = 0,
+        keys: Sequence[str] | None = None,
+        on_batch: Callable[[list[int], list[Sample]], None] | None = None,
+    ) -> list[Sample]:
+        """As in the protocol."""
+        names = keys if keys is not None else [str(i) for i in range(len(prompts))]
+
+        def flat(index: list[int], chains: list[list[Sample]]) -> None:
+            if on_batch is not None:
+                on_batch(index, [chain[0] for chain in chains])
+
+        chains = self.converse(
+            prompts,
+            [()] * len(prompts),
+            keys=[(name,) for name in names],
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            on_batch=flat,
+        )
+        return [chain[0] for chain in chains]
+
+
 def logprobs(model: LanguageModel, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
     """(n, k) log-probabilities of each of `choices` as the beginning of the answer to each prompt, in nats."""
     found = [choice.logprobs for choice in model.choose(prompts, choices)]

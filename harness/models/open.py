@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from harness.models import vllm
+from harness.models import vllm, vllm_engine
 from harness.models.base import LanguageModel
 from harness.models.server import ServerGenerator, address, is_server
 
@@ -16,7 +16,7 @@ def chosen(engine: Engine) -> Literal["transformers", "vllm"]:
     """What `engine` comes to on this machine: 'auto' is vLLM where it is installed and there is a GPU."""
     if engine != "auto":
         return engine
-    if not vllm.installed():
+    if not vllm_engine.installed():
         return "transformers"
     import torch
 

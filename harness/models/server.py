@@ -23,7 +23,7 @@ from harness import text
 from harness.draws import request_seed
 from harness.errors import UserError, one_line
 from harness.models import chat, inert
-from harness.models.base import Choice, Prompt, Sample
+from harness.models.base import Choice, OneTurn, Prompt, Sample
 
 T = TypeVar("T")
 FIRST_ANSWER = 10.0  # seconds until a server must have said anything at all
@@ -69,7 +69,7 @@ def api_key() -> str | None:
 
 
 @dataclass
-class ServerGenerator:
+class ServerGenerator(OneTurn):
     """The model `model` behind `url` (ends in /v1), asked by `workers` threads. `tokens` counts read and written ones.
 
     Rate limits and server errors are retried as `ask` does. Every method raises UserError when the server refuses,
@@ -98,30 +98,6 @@ class ServerGenerator:
                 f"{self.url}: {self.model} does not continue an answer that was begun for it; serve it with vLLM, "
                 "whose chat completions take continue_final_message"
             )
-
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        seed: int = 0,
-        keys: Sequence[str] | None = None,
-        on_batch: Callable[[list[int], list[Sample]], None] | None = None,
-    ) -> list[Sample]:
-        """As in the protocol; `on_batch` receives every answer by itself."""
-        names = keys if keys is not None else [str(i) for i in range(len(prompts))]
-        responses: dict[int, Sample] = {}
-
-        def answer(post: _Post, i: int) -> Sample:
-            said = chat.messages(prompts[i])
-            return self._sampled(post, said, max_new_tokens, temperature, request_seed(seed, names[i]))
-
-        for i, sample in self._asked(len(prompts), answer):
-            responses[i] = sample
-            if on_batch is not None:
-                on_batch([i], [sample])
-        return [responses[i] for i in range(len(prompts))]
 
     def converse(
         self,

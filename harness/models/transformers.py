@@ -17,7 +17,7 @@ import torch
 
 from harness.draws import uniforms
 from harness.models import chat
-from harness.models.base import Choice, Prompt, Sample, batches, begun_human_turn, sample_of
+from harness.models.base import Choice, OneTurn, Prompt, Sample, batches, begun_human_turn, sample_of
 
 _SHARED_PREFIX = 24  # tokens; a shorter common prefix is not worth a forward of its own
 
@@ -147,7 +147,7 @@ def decode(
 
 
 @dataclass
-class Generator:
+class Generator(OneTurn):
     """The `LanguageModel` of a policy and its tokenizer, loaded in this process; `batch_size` rows share a forward."""
 
     model: Any
@@ -158,33 +158,6 @@ class Generator:
     @property
     def parameters(self) -> int:
         return int(self.model.num_parameters())
-
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        seed: int = 0,
-        keys: Sequence[str] | None = None,
-        on_batch: Callable[[list[int], list[Sample]], None] | None = None,
-    ) -> list[Sample]:
-        names = keys if keys is not None else [str(i) for i in range(len(prompts))]
-
-        def flat(index: list[int], chains: list[list[Sample]]) -> None:
-            if on_batch is not None:
-                on_batch(index, [chain[0] for chain in chains])
-
-        chains = self.converse(
-            prompts,
-            [()] * len(prompts),
-            keys=[(name,) for name in names],
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-            on_batch=flat,
-        )
-        return [chain[0] for chain in chains]
 
     def converse(
         self,

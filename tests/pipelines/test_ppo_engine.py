@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
-from harness.models import checkpoints, vllm
+from harness.models import checkpoints, vllm, vllm_engine
 from pipelines import ppo
 
 PROMPTS = ["Why is the sky blue?", "Tea?", "Name a tree.", "hello there"]
-needs_vllm = pytest.mark.skipif(not vllm.installed(), reason="vLLM is not installed; `tox -e vllm` has it")
+needs_vllm = pytest.mark.skipif(not vllm_engine.installed(), reason="vLLM is not installed; `tox -e vllm` has it")
 
 
 def vowels(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_every_update_syncs_samples_and_rests_and_logs_the_gap(tiny_model: Path,
 def test_rollouts_by_vllm_are_those_of_the_policy_and_resume_to_the_same(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: bool
 ) -> None:
-    monkeypatch.setattr(vllm, "_KV_CACHE", 256 << 20)
+    monkeypatch.setattr(vllm_engine, "_KV_CACHE", 256 << 20)
 
     def kill(row: dict[str, Any]) -> None:
         if row["step"] == 2:

@@ -130,7 +130,8 @@ def test_the_shipped_data_hold_what_the_experiments_on_them_ask_for(name: str) -
     prompts, pairs, _ = data.select(asked.data, asked.scale, asked.seed)
     counted = prompts.groupby(["kind", "split"]).size()
     assert counted["helpful", "heldout"] == counted["harmless", "heldout"] == asked.scale.heldout_prompts >= 24
-    assert (pairs[pairs["split"] == "train"].groupby("kind").size() == asked.scale.preference_pairs).all()
+    labels = pairs[pairs["split"] == "train"].groupby("kind").size().to_dict()
+    assert labels == {"harmless": data.labels_of_harm(asked.scale), "helpful": asked.scale.preference_pairs}
     arms.plan(asked)  # and the constitution has the principles
 
 

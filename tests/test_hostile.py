@@ -25,9 +25,11 @@ from harness import cli
 from tests.generated import CASES, Case
 
 EXAMPLES = int(os.environ.get("CAI_HOSTILE_EXAMPLES", "40"))
+CAMPAIGN = EXAMPLES > 1000  # goes on after a failure, to find them all
 PROGRESS = re.compile(r"\[\d+/\d+\] ")  # a line a stage or suite, where there is no terminal
 OUTCOMES: Counter[str] = Counter()
 SLOWEST: list[tuple[float, str]] = []
+FAILED: list[str] = []
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,9 @@ def told() -> Iterator[None]:
     """For the campaign: what was tried, as one line of JSON in the file that CAI_HOSTILE_TOLD names."""
     yield
     if name := os.environ.get("CAI_HOSTILE_TOLD"):
-        Path(name).write_text(json.dumps({"outcomes": OUTCOMES, "slowest": sorted(SLOWEST)[-5:]}))
+        found = {"outcomes": OUTCOMES, "slowest": sorted(SLOWEST)[-5:], "failed": FAILED}
+        Path(name).write_text(json.dumps(found))
+    assert not FAILED
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -82,7 +86,12 @@ def called(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest
 def test_every_command_stands_everything(
     case: Case, whole_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stands(case, whole_run, monkeypatch, capsys)
+    try:
+        stands(case, whole_run, monkeypatch, capsys)
+    except AssertionError as error:
+        if not CAMPAIGN:
+            raise  # hypothesis makes the case as small as it can
+        FAILED.append(f"{case}: {error}")
 
 
 def stands(case: Case, whole_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

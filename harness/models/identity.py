@@ -69,13 +69,18 @@ def _revision(name: str, cache: str) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
     from huggingface_hub.file_download import repo_folder_name
+    from huggingface_hub.utils import validate_repo_id
 
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(f"model {name!r}: neither a folder nor a hub id (owner/name); correct the name") from error
     ref = Path(cache) / repo_folder_name(repo_id=name, repo_type="model") / "refs" / "main"
     if ref.is_file():
         return ref.read_text(encoding="utf-8").strip()
     try:
         found = HfApi().model_info(name, timeout=10).sha
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
         raise LookupError(name) from error
     if found is None:
         raise LookupError(name)

@@ -104,7 +104,14 @@ def test_lora_on_the_top_layers_leaves_the_lower_ones_alone(tiny_model: Path) ->
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("./no/such/folder", "not found"), ("/no/such/folder", "not found"), ("nobody/no-such-model", "cannot be loaded")],
+    [
+        ("./no/such/folder", "not found"),
+        ("/no/such/folder", "not found"),
+        ("nobody/no-such-model", "cannot be loaded"),
+        (" ", "neither a folder nor a hub id"),
+        ("two words", "neither a folder nor a hub id"),
+        ("-x", "neither a folder nor a hub id"),
+    ],
 )
 def test_a_model_that_cannot_be_found_is_one_clear_line(name: str, expected: str) -> None:
     with pytest.raises(UserError, match=expected) as caught:

@@ -250,7 +250,7 @@ def test_a_shortage_of_pairs_is_told_before_anything_is_begun(cai: Cai, tmp_path
     file.write_text("name: x\nscale: {preference_pairs: 135296}")
     code, _, errors = cai(command, file, "--out", tmp_path / "run")
     assert code == 2
-    assert "scale.preference_pairs: 135,296 asked, and there are 68 harmless preference pairs" in errors
+    assert "scale.preference_pairs: 135,296 asked, and there are 68 helpful preference pairs" in errors
     assert not (tmp_path / "run" / "stages").exists()
 
 

@@ -50,7 +50,7 @@ def load_responses(paths: Sequence[str | Path]) -> pd.DataFrame:
     file and row, for input that is missing, unreadable, empty, incomplete or doubled.
     """
     found = find_files(paths)
-    table = _storable(pd.concat([_typed(_read(path), path) for path in found], ignore_index=True))
+    table = storable(pd.concat([_typed(_read(path), path) for path in found], ignore_index=True))
     _refuse_shared_stems(found, table)
     numbered = table["sample"].notna()
     counted = table[~numbered].groupby(["arm", "step", "prompt"], dropna=False, sort=False).cumcount()
@@ -70,7 +70,7 @@ def load_chains(paths: Sequence[str | Path]) -> pd.DataFrame | None:
     """
     found = find_files(paths, ("chains.parquet", "responses.parquet"))
     parts = [_chains_of(path) for path in found if _holds_chains(path)]
-    return _storable(pd.concat(parts, ignore_index=True)) if parts else None
+    return storable(pd.concat(parts, ignore_index=True)) if parts else None
 
 
 def main_chains(chains: pd.DataFrame) -> pd.DataFrame:
@@ -176,7 +176,7 @@ def _frame(rows: list[dict[str, Any]], path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _storable(table: pd.DataFrame) -> pd.DataFrame:
+def storable(table: pd.DataFrame) -> pd.DataFrame:
     """`table` with every column of a kind that Parquet holds: what is neither all numbers nor all text as JSON."""
     for column in table.select_dtypes("object"):
         kinds = {type(value) for value in table[column] if not _is_missing(value)}

@@ -88,6 +88,7 @@ def compare(
     from harness.cli.lock import hold
     from harness.cli.run import quiet
     from suites import gate
+    from suites.responses import storable
 
     rules = gate.load(gate_file)
     _check(judge, ratings)
@@ -101,7 +102,7 @@ def compare(
     _share_kinds(old, new)
     notes = _notes(old.table, new.table, rules.min_prompts)
     first, second = gate.equal_sizes(old.table, new.table)
-    both = pd.concat([first.assign(arm="baseline"), second.assign(arm="candidate")], ignore_index=True)
+    both = storable(pd.concat([first.assign(arm="baseline"), second.assign(arm="candidate")], ignore_index=True))
     with console.status(f"{len(both)} responses"):
         results, judged_by = _measure(both, old, new, judge, ratings, seed, engine)
     tested = None

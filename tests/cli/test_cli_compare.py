@@ -203,3 +203,13 @@ def test_help_shows_examples_and_exit_codes(cai: Cai) -> None:
     assert out.count("cai compare ") >= 4
     assert "0 all clear, 1 regression, 2 could not judge" in out
     assert cli.app is not None
+
+
+def test_a_column_of_another_type_on_each_side_is_kept_as_text(cai: Cai, tmp_path: Path) -> None:
+    rows = pd.DataFrame({"prompt": [f"Question {i}?" for i in range(12)], "arm": "a", "response": "Use a longer rope."})
+    rows.assign(note=1.5).to_parquet(tmp_path / "old.parquet")
+    rows.assign(note="high").to_csv(tmp_path / "new.csv", index=False)
+    code, _, errors = cai("compare", tmp_path / "old.parquet", tmp_path / "new.csv", "--out", tmp_path / "out")
+    assert code in (0, 1, 2)
+    assert not errors, errors
+    assert set(pd.read_parquet(tmp_path / "out" / "responses.parquet")["note"]) == {"1.5", "high"}

@@ -51,7 +51,9 @@ def told() -> Iterator[None]:
 
 
 def content(folder: Path) -> dict[str, str]:
-    files = (path for path in folder.rglob("*") if path.is_file())
+    """Hashes of the files in `folder`, but for those in a folder that --out, or its default, names there."""
+    outs = {"compare", "--out"}
+    files = (path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).parts[0] not in outs)
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

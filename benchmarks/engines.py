@@ -57,9 +57,9 @@ def raw(served: vllm.VllmModel, job: Callable[..., None], prompts: list[str], to
             lambda key, output: (note(*one) for one in answered(key, output)),
         )
 
-    served.run = recorded  # type: ignore[method-assign]
+    served.run = recorded  # type: ignore[method-assign]  # to record calls
     job(served, prompts, tokens)
-    served.run = run  # type: ignore[method-assign]
+    served.run = run  # type: ignore[method-assign]  # to record calls
 
     def again() -> None:
         for requests in rounds:

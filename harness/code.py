@@ -171,7 +171,7 @@ def _bare(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
         documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         if documented and ast.get_docstring(node) is not None:  # type: ignore[arg-type]  # narrowed by `documented`
-            node.body = node.body[1:] or [ast.Pass()]  # type: ignore[attr-defined]
+            node.body = node.body[1:] or [ast.Pass()]  # type: ignore[attr-defined]  # a def or a class
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             node.returns = None
             for inner in ast.walk(node):

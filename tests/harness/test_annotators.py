@@ -54,7 +54,10 @@ def test_a_share_of_the_labels_is_turned(flip: float) -> None:
 def test_a_label_depends_on_its_pair_alone(order: list[int], turned: list[bool]) -> None:
     """Not on the order of the pairs, nor on which answer was listed first; ties and turned labels too."""
     table = pairs(40)
-    tied = lambda prompts, responses: np.zeros(len(responses))  # noqa: E731
+
+    def tied(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        return np.zeros(len(responses))
+
     sides = [(r, c) if t else (c, r) for c, r, t in zip(table["chosen"], table["rejected"], turned, strict=True)]
     other = table.assign(chosen=[c for c, _ in sides], rejected=[r for _, r in sides]).iloc[order]
     for score in (length, tied):

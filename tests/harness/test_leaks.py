@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from harness import data, leaks
 from harness.experiment import Data, Scale
 
-WORDS = "amber birch copper dune ember fjord grove harbour island jasmine kettle lantern meadow nettle orchid".split()  # noqa: SIM905
+WORDS = "amber birch copper dune ember fjord grove harbour island jasmine kettle lantern meadow nettle orchid".split()  # noqa: SIM905  a list of words is read more easily so
 FEW = Scale(redteam_prompts=2, helpful_prompts=2, heldout_prompts=2, preference_pairs=4, gold_pairs=4)
 
 

@@ -11,9 +11,9 @@ from harness.stats import Bootstrap, resample_counts
 from harness.stats.seeds import over_seeds
 
 
-def study(rng: np.random.Generator, seeds: int, prompts: int, own: float, shared: float, noise: float) -> np.ndarray:
+def study(rng: np.random.Generator, seeds: int, prompts: int, own: float, common: float, noise: float) -> np.ndarray:
     """Values (seeds, prompts) with true mean 0: effects of the seed, of the prompt, and of both."""
-    effect = rng.normal(0, own, (seeds, 1)) + rng.normal(0, shared, (1, prompts))
+    effect = rng.normal(0, own, (seeds, 1)) + rng.normal(0, common, (1, prompts))
     return effect + rng.normal(0, noise, (seeds, prompts))
 
 
@@ -23,16 +23,16 @@ def covers(value: Bootstrap) -> bool:
 
 @pytest.mark.parametrize("seeds", [3, 5])
 @pytest.mark.parametrize(
-    ("own", "shared", "noise"), [(0.05, 1.0, 1.0), (0.1, 1.0, 1.0), (0.3, 1.0, 1.0), (1.0, 0.3, 0.3)]
+    ("own", "common", "noise"), [(0.05, 1.0, 1.0), (0.1, 1.0, 1.0), (0.3, 1.0, 1.0), (1.0, 0.3, 0.3)]
 )
-def test_intervals_cover_in_93_to_97_of_100_studies(seeds: int, own: float, shared: float, noise: float) -> None:
+def test_intervals_cover_in_93_to_97_of_100_studies(seeds: int, own: float, common: float, noise: float) -> None:
     """2,000 studies: three standard errors of the share are 1.5 points."""
     rng = np.random.default_rng([seeds, int(100 * own)])
     prompts, studies = 60, 2000
     counts = np.concatenate(list(resample_counts(prompts, 400, 0))) / prompts
     covered = 0
     for _ in range(studies):
-        values = study(rng, seeds, prompts, own, shared, noise)
+        values = study(rng, seeds, prompts, own, common, noise)
         covered += covers(over_seeds([Bootstrap(float(v.mean()), counts @ v, prompts) for v in values]))
     assert 0.93 <= covered / studies <= 0.97 + 0.005
 

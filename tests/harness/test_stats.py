@@ -146,14 +146,14 @@ def test_separate_clusters_vary_on_both_sides() -> None:
     assert unlabelled.n == labelled.n == 800
 
 
-@pytest.mark.parametrize("shared", [0.0, 0.5, 1.0])
-def test_difference_interval_covers(shared: float) -> None:
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 1.0])
+def test_difference_interval_covers(overlap: float) -> None:
     rng = np.random.default_rng(8)
     n, covered, runs = 120, 0, 400
     labels = np.arange(n)
     for run in range(runs):
         effect = rng.normal(size=2 * n)
-        other = labels + int(n * (1 - shared))
+        other = labels + int(n * (1 - overlap))
         a = effect[np.repeat(labels, 2)] + rng.normal(size=2 * n)
         b = effect[other] + rng.normal(size=n)
         interval = stats.bootstrap_difference(a, np.repeat(labels, 2), b, other, seed=run, n_resamples=400)

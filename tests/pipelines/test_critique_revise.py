@@ -77,7 +77,7 @@ class Recorder:
     def __init__(self) -> None:
         self.seen: list[list[str]] = []
 
-    def converse(self, prompts, requests, *, keys, on_batch, **_):  # type: ignore[no-untyped-def]
+    def converse(self, prompts, requests, *, keys, on_batch, **_):  # type: ignore[no-untyped-def]  # a stand-in
         for i, (prompt, asked, names) in enumerate(zip(prompts, requests, keys, strict=True)):
             turns = [m["content"] for m in prompt]
             said = []
@@ -93,7 +93,7 @@ class Recorder:
 def test_a_request_sees_the_prompt_and_the_latest_answer(critique: bool) -> None:
     """As in the paper: no earlier critique, no earlier answer."""
     model = Recorder()
-    table = chains(model, FIRST[:1], rounds=2, critique=critique).set_index("revision")  # type: ignore[arg-type]
+    table = chains(model, FIRST[:1], rounds=2, critique=critique).set_index("revision")  # type: ignore[arg-type]  # a stand-in
     one, two = (BY_ID[table.loc[n, "principle"]] for n in (1, 2))
     if critique:
         start, again = [PROMPTS[0], "With a pin."], [PROMPTS[0], "[revision 1]"]
@@ -111,7 +111,7 @@ def test_a_request_sees_the_prompt_and_the_latest_answer(critique: bool) -> None
 @pytest.mark.parametrize("critique", [True, False])
 def test_a_request_sees_the_whole_chain_on_demand(critique: bool) -> None:
     model = Recorder()
-    table = chains(model, FIRST[:1], rounds=2, critique=critique, context="chain").set_index("revision")  # type: ignore[arg-type]
+    table = chains(model, FIRST[:1], rounds=2, critique=critique, context="chain").set_index("revision")  # type: ignore[arg-type]  # a stand-in
     one, two = (BY_ID[table.loc[n, "principle"]] for n in (1, 2))
     first = [PROMPTS[0], "With a pin."]
     if critique:
@@ -137,7 +137,7 @@ def test_few_shot_chains_come_first_and_lose_their_critiques_in_direct_revision(
     assert [m["content"] for m in examples[False]] == kept
     for critique in (True, False):
         model = Recorder()
-        chains(model, FIRST[:1], rounds=1, critique=critique, shots=True)  # type: ignore[arg-type]
+        chains(model, FIRST[:1], rounds=1, critique=critique, shots=True)  # type: ignore[arg-type]  # a stand-in
         shown = [m["content"] for m in examples[critique]]
         assert model.seen[0][: len(shown) + 1] == [*shown, PROMPTS[0]]
 

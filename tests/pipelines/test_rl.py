@@ -60,7 +60,7 @@ def grouped(
     log = rl.train(
         model,
         PROMPTS,
-        scorer,  # type: ignore[arg-type]
+        scorer,  # type: ignore[arg-type]  # a stand-in
         out,
         given,
         Scale(max_new_tokens=6),
@@ -117,7 +117,7 @@ def test_the_missing_eos_penalty_is_paid_on_cut_answers_alone(
 
     name = f"{algorithm.upper()}Trainer"
 
-    class Trainer(getattr(trl, name)):  # type: ignore[misc]
+    class Trainer(getattr(trl, name)):  # type: ignore[misc]  # a base class by its name
         def __init__(self, *args: Any, reward_funcs: Any, **kwargs: Any) -> None:
             def heard(completion_ids: list[list[int]], **rest: Any) -> list[float | None]:
                 given.append([ids[-1] for ids in completion_ids])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -378,6 +379,11 @@ def test_the_embedded_model_is_the_same_on_both_engines(engine: Callable[..., vl
     assert [list(kept[i].ids) for i in range(64)] == ids[:64]
 
 
+def die_with_parent() -> None:
+    """In a child: end when a test run that is killed can no longer stop it (prctl's PR_SET_PDEATHSIG is 1; Linux)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 @pytest.fixture
 def served_model(tmp_path: Path) -> Iterator[str]:
     """vLLM's own OpenAI-compatible server on the embedded model, as server:URL#MODEL."""
@@ -391,7 +397,7 @@ def served_model(tmp_path: Path) -> Iterator[str]:
     command += ["--enforce-eager", "--kv-cache-memory-bytes", str(512 << 20)]
     log = tmp_path / "server.log"
     with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+        process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True, preexec_fn=die_with_parent)
         try:
             deadline = time.monotonic() + 300
             while True:

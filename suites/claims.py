@@ -28,7 +28,7 @@ import yaml
 from scipy import special
 
 from harness.errors import UserError
-from harness.stats import Bootstrap, holm
+from harness.stats import Bootstrap, expanded, holm
 from harness.stats.seeds import over_seeds
 from suites import judge_quality
 from suites.claims_contrasts import Contrast, NotMeasured
@@ -151,14 +151,6 @@ def weigh(claim: Claim, contrasts: Sequence[Contrast], alpha: float = 0.05) -> E
 def verdict(evidence: Evidence, p_adjusted: float, min_n: int, alpha: float = 0.05) -> str:
     """reproduced, contradicted or underpowered."""
     return evidence.points if evidence.n >= min_n and p_adjusted <= alpha else UNDERPOWERED
-
-
-def expanded(value: Bootstrap) -> Bootstrap:
-    """`value` with draws as wide as a t interval on its degrees of freedom asks for."""
-    if value.n < 2 or value.se == 0:
-        return value
-    factor = value.unbiased_se / value.se * special.stdtrit(value.df, 0.975) / special.ndtri(0.975)
-    return replace(value, draws=value.estimate + factor * (value.draws - value.estimate))
 
 
 def one_sided(value: Bootstrap, bound: float, sign: int) -> float:

@@ -12,7 +12,12 @@ from harness import files
 from harness.stats import Bootstrap, finite
 from suites.claims_contrasts import NotMeasured, Part, combination
 
-RL_START = {"hh_rlhf": "pretrained", "rl_cai": "sl_cai"}  # the model that an arm's RL starts from
+RL_START = {  # the model that an arm's RL starts from
+    "helpful_only": "pretrained",
+    "hh_rlhf": "pretrained",
+    "rl_cai": "sl_cai",
+    "rl_cai_cot": "sl_cai",
+}
 
 
 class Tables:

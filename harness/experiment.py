@@ -259,6 +259,12 @@ class Pm(_Training):
     variants: tuple[Literal["hard", "one_principle"], ...] = ()
 
 
+class NearKl(_Section):
+    """The snapshot that lies nearest to so many nats from the start of RL."""
+
+    kl: float = Field(gt=0, le=10**6)
+
+
 class Rl(_Section):
     """RL against a PM. `ppo` is the paper's; `rloo`, `grpo` and `dpo` are TRL's algorithms on the same data.
 
@@ -281,6 +287,9 @@ class Rl(_Section):
     reward_normalisation: Literal["none", "running", "reference"] = "none"
     value_pretraining: int = Field(0, ge=0, le=10**6, description="updates of PPO's value head before the first")
     snapshots: int = Field(2, ge=0, le=10**6, description="saved along the run, the last step not counted")
+    # which snapshot counts as an arm's result: the last, that with the best score by its own PM ("best_proxy"), or that
+    # nearest to a KL ({kl: NATS}); chosen on training prompts, so that held-out ones measure it unseen
+    result: Literal["last", "best_proxy"] | NearKl = "last"
     checkpoint_every: Count = 1
     engine: Engine = "transformers"  # what samples PPO's rollouts
 
@@ -291,6 +300,9 @@ class Rl(_Section):
         for key in unused[self.algorithm]:
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} means nothing to rl.algorithm {self.algorithm}; leave it out, or use ppo")
+        if self.result != "last" and (self.algorithm == "dpo" or self.snapshots == 0):
+            why = "dpo has no PM and no KL to choose by" if self.algorithm == "dpo" else "there are no rl.snapshots"
+            raise ValueError(f"rl.result chooses between snapshots, and {why}; use last")
         if self.algorithm == "dpo" and self.kl_coef == 0:
             raise ValueError("kl_coef is DPO's beta, which cannot be 0; give a positive number, such as 0.1")
         step, group = self.minibatch_size * self.gradient_accumulation, GROUP.get(self.algorithm)

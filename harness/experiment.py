@@ -56,6 +56,9 @@ class Models(_Section):
     known function."""
 
     base: str = "embedded"
+    bases: tuple[str, ...] | None = Field(
+        None, min_length=2
+    )  # a study: one run a base, which base: [A, B] is short for
     # None: the base model, as in the paper; server:URL#MODEL: `vllm serve MODEL`; pm:NAME or scorer:FILE.py: the label
     # is the sigmoid of the difference of two answers' scores, and no principle is asked
     feedback: str | None = None
@@ -67,12 +70,29 @@ class Models(_Section):
     engine: Engine = "auto"  # what samples and labels; auto: vLLM where it is installed and there is a GPU
     trust_remote_code: bool = False  # True: run Python code that comes with a model; read that code first
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_or_several(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(given.get("base"), list | tuple):
+            if given.get("bases") is not None:
+                raise ValueError("base and bases both list models; give one list")
+            rest = {key: value for key, value in given.items() if key != "base"}
+            return rest | {"bases": given["base"]}
+        return given
+
     @field_validator("base")
     @classmethod
     def _trainable(cls, name: str) -> str:
         if server.is_server(name):
             raise ValueError(f"{name}: a model behind a server cannot be trained; name a folder or a hub id")
         return name
+
+    @field_validator("bases")
+    @classmethod
+    def _all_trainable(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if names is not None and len(set(names)) < len(names):
+            raise ValueError("a base model is named twice; each is a run of its own")
+        return names if names is None else tuple(map(cls._trainable, names))
 
     @field_validator("judge", mode="before")
     @classmethod
@@ -354,15 +374,31 @@ class Experiment(_Section):
     def _a_study_of_different_seeds(self) -> Experiment:
         if self.seeds is not None and len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds: a seed is named twice; each is a run of its own")
-        if self.seeds is not None and self.expect is not None:
-            raise ValueError("expect is held against one run; leave out seeds")
+        if self.is_study and self.expect is not None:
+            raise ValueError("expect is held against one run; leave out seeds, and name one models.base")
         return self
+
+    @property
+    def is_study(self) -> bool:
+        """Whether it stands for several runs, by seeds, base models or both."""
+        return self.seeds is not None or self.models.bases is not None
 
     def cells(self) -> dict[str, Experiment]:
         """The runs it stands for, by the name of their folder in a study's; "" for the one of an experiment alone."""
-        if self.seeds is None:
+        if not self.is_study:
             return {"": self}
-        return {f"seed-{seed}": self.model_copy(update={"seed": seed, "seeds": None}) for seed in self.seeds}
+        found: dict[str, Experiment] = {}
+        folders: list[str] = []
+        for base in self.models.bases or (self.models.base,):
+            folder = re.sub(r"[^A-Za-z0-9._-]+", "_", base.rstrip("/").rpartition("/")[2]).lstrip(".-") or "model"
+            while folder in folders:  # of two owners
+                folder += "_"
+            folders.append(folder)
+            models = self.models.model_copy(update={"base": base, "bases": None})
+            for seed in self.seeds or (self.seed,):
+                parts = [folder] * (self.models.bases is not None) + [f"seed-{seed}"] * (self.seeds is not None)
+                found["-".join(parts)] = self.model_copy(update={"seed": seed, "seeds": None, "models": models})
+        return found
 
     @model_validator(mode="after")
     def _suites_have_their_data(self) -> Experiment:
@@ -448,8 +484,10 @@ def _absolute_paths(experiment: Experiment, base: Path) -> dict[str, Any]:
     data = experiment.data.model_copy(update={k: settle(v) for k, v in experiment.data.model_dump().items()})
     models = experiment.models.model_dump()
     names: dict[str, Any] = {
-        k: named(v) for k, v in models.items() if k not in ("judge", "engine", "trust_remote_code")
+        k: named(v) for k, v in models.items() if k not in ("judge", "bases", "engine", "trust_remote_code")
     }
+    if experiment.models.bases is not None:
+        names["bases"] = tuple(settle(base) or base for base in experiment.models.bases)
     names["judge"] = tuple(named(judge) if ":" in judge else judge for judge in experiment.models.judge)
     constitution = settle(experiment.constitution) if experiment.constitution.endswith((".yaml", ".yml")) else None
     return {

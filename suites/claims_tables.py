@@ -21,10 +21,10 @@ RL_START = {  # the model that an arm's RL starts from
 
 
 class Tables:
-    """Tables of a results folder, read once each."""
+    """Tables of a results folder, read once each. sizes: folders of runs whose base models are of other sizes."""
 
-    def __init__(self, folder: Path, seed: int = 0):
-        self.folder, self.seed = folder, seed
+    def __init__(self, folder: Path, seed: int = 0, sizes: Sequence[Path] = ()):
+        self.folder, self.seed, self.sizes = folder, seed, sizes
         self._read: dict[str, pd.DataFrame] = {}
 
     def read(self, name: str, columns: Sequence[str], remedy: str) -> pd.DataFrame:
@@ -38,6 +38,15 @@ class Tables:
         if missing := [column for column in columns if column not in table]:
             raise NotMeasured(f"{name}.parquet has no column {', '.join(missing)}; {remedy}")
         return table
+
+    def over_sizes(self, name: str, columns: Sequence[str], remedy: str) -> pd.DataFrame:
+        """Table `name` of this run and those of other sizes, whose models (column model) are told apart by run."""
+        if not self.sizes:
+            return self.read(name, columns, remedy)
+        runs = [self, *(Tables(folder, self.seed) for folder in self.sizes)]
+        tables = [run.read(name, columns, remedy) for run in runs]
+        told = [t.assign(model=t["model"].astype(str) + f" of run {i}") for i, t in enumerate(tables)]
+        return pd.concat(told, ignore_index=True)
 
     def combine(self, *parts: Part, unit: Part | None = None) -> Bootstrap:
         return combination(parts, self.seed, unit=unit)

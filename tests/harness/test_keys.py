@@ -98,6 +98,7 @@ ROWS: list[tuple[str, Any, set[str]]] = [
     ("models.base", "other/base",
      PMS | {"helpful_only", "hh_rlhf", "sl_cai", "sample.pretrained", "along.helpful_only", "along.hh_rlhf", "hhh"}
      | {"learned.sl_cai", "feedback.plain"} | SINGLE),
+    ("models.bases", ("a/base", "b/base"), set()),  # each of its runs has a base
     ("models.feedback", "other/feedback", {"feedback.plain", "hhh"} | SINGLE),
     ("models.feedback_cot", "other/feedback", {"feedback.cot"}),
     ("models.judge", "feedback", {"elo", "judges"}),

@@ -279,12 +279,6 @@ class Pm(_Training):
     variants: tuple[Literal["hard", "one_principle"], ...] = ()
 
 
-class NearKl(_Section):
-    """The snapshot that lies nearest to so many nats from the start of RL."""
-
-    kl: float = Field(gt=0, le=10**6)
-
-
 class Rl(_Section):
     """RL against a PM. `ppo` is the paper's; `rloo`, `grpo` and `dpo` are TRL's algorithms on the same data.
 
@@ -307,11 +301,18 @@ class Rl(_Section):
     reward_normalisation: Literal["none", "running", "reference"] = "none"
     value_pretraining: int = Field(0, ge=0, le=10**6, description="updates of PPO's value head before the first")
     snapshots: int = Field(2, ge=0, le=10**6, description="saved along the run, the last step not counted")
-    # which snapshot counts as an arm's result: the last, that with the best score by its own PM ("best_proxy"), or that
-    # nearest to a KL ({kl: NATS}); chosen on training prompts, so that held-out ones measure it unseen
-    result: Literal["last", "best_proxy"] | NearKl = "last"
+    # which snapshot counts as an arm's result: the last, that with the best score by its own PM (best_proxy), or that
+    # nearest to a KL (kl:NATS); chosen on training prompts, so that held-out ones measure it unseen
+    result: str = "last"
     checkpoint_every: Count = 1
     engine: Engine = "transformers"  # what samples PPO's rollouts
+
+    @field_validator("result")
+    @classmethod
+    def _a_rule(cls, rule: str) -> str:
+        if rule not in ("last", "best_proxy") and not (re.fullmatch(r"kl:\d+(\.\d+)?", rule) and float(rule[3:]) > 0):
+            raise ValueError(f"unknown rule {rule!r}; choose last, best_proxy or kl:NATS, such as kl:5")
+        return rule
 
     @model_validator(mode="after")
     def _every_key_counts(self) -> Rl:

@@ -165,10 +165,10 @@ def _results(run: RunData) -> str:
         return "the last update"
     found = run.table("rl_results", ["arm", "step", "last", "value", "n", "chosen"])
     if found is None or not {"arm", "step", "last", "value", "n", "chosen"} <= set(found):
-        return f"by rule {_pairs(rule)}; which snapshots is not recorded"
+        return f"by rule {rule}; which snapshots is not recorded"
     rows = found[found["chosen"].astype(bool)]
     said = [f"{r.arm} update {r.step} of {r.last} ({reading.number(r.value)})" for r in rows.itertuples()]  # type: ignore[arg-type]  # untyped
-    return f"by rule {_pairs(rule)} on {rows['n'].max()} training prompts: {', '.join(said)}"
+    return f"by rule {rule} on {rows['n'].max()} training prompts: {', '.join(said)}"
 
 
 def _pairs(value: Any) -> str:

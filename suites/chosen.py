@@ -2,7 +2,7 @@
 
 The choice looks at answers to training prompts alone, never at the held-out prompts that the arms are measured on: by
 the highest mean score of the arm's own PM ("best_proxy"), or by the KL to the start of RL that is nearest to a number
-of nats ("kl"). Gold PMs, judges and suites have no part in it. The other snapshots, the last one among them, are
+of nats ("kl:NATS"). Gold PMs, judges and suites have no part in it. The other snapshots, the last one among them, are
 measured along RL as ever; arms that are trained from this one start from its last.
 """
 
@@ -16,7 +16,7 @@ from harness import store
 from harness.errors import UserError
 from harness.graph import Work
 
-SETTINGS = ("seed", "scale.max_new_tokens", "models.engine", "pm.max_length")  # and arm, prompts, rule, kl
+SETTINGS = ("seed", "scale.max_new_tokens", "models.engine", "pm.max_length", "rl.result")  # and arm, prompts
 OPTIONS = ("scale.batch_size",)
 PROMPTS = 64  # training prompts that are answered for the choice, at most
 COLUMNS = ["arm", "step", "last", "rule", "value", "n", "chosen"]
@@ -69,7 +69,8 @@ def choose(work: Work) -> None:
     rows = pd.read_parquet(work.inputs["data"] / "prompts.parquet")
     rows = rows[(rows["split"] == "train") & rows["kind"].isin(settings.prompts)]
     prompts = rows.sample(min(PROMPTS, len(rows)), random_state=settings.seed)["prompt"].tolist()
-    found = []
+    found, rule = [], settings.rl.result
+    target = float(rule.removeprefix("kl:")) if rule.startswith("kl:") else None
     places = saved(arm, last)
     for done, (step, place) in enumerate(places.items(), start=1):
         model = open_model(place, engine=settings.models.engine, batch_size=batch)
@@ -79,7 +80,7 @@ def choose(work: Work) -> None:
         )  # fmt: skip
         work.count(model.tokens)
         said, ended = [sample.text for sample in samples], [sample.ended for sample in samples]
-        if settings.rule == "kl":
+        if target is not None:
             value = _kl(work, place, prompts, said, ended)
         else:
             pm = PreferenceModel.load(work.inputs["pm"] / "model", batch_size=batch, max_length=settings.pm.max_length)
@@ -87,8 +88,8 @@ def choose(work: Work) -> None:
         found.append({"arm": settings.arm, "step": step, "last": last, "value": value, "n": len(prompts)})
         work.progress.advance(done, len(places), "checkpoints looked at")
     table = pd.DataFrame(found)
-    best = (table["value"] - settings.kl).abs().idxmin() if settings.rule == "kl" else table["value"].idxmax()
-    table = table.assign(rule=settings.rule, chosen=table.index == best)[COLUMNS]
+    best = table["value"].idxmax() if target is None else (table["value"] - target).abs().idxmin()
+    table = table.assign(rule=rule, chosen=table.index == best)[COLUMNS]
     store.write_table(work.folder / "rl_result.parquet", table)
 
 

@@ -73,7 +73,6 @@ def _results(experiment: Experiment, arms: Mapping[str, Stage | None], data: Sta
     rule = experiment.rl.result
     if rule == "last":
         return {}
-    own = {"rule": rule, "kl": None} if isinstance(rule, str) else {"rule": "kl", "kl": rule.kl}
     found = {}
     for arm, trained in arms.items():
         if trained is not None and "pm" in trained.inputs and not _best_of(trained):
@@ -81,7 +80,7 @@ def _results(experiment: Experiment, arms: Mapping[str, Stage | None], data: Sta
             found[arm] = Stage(
                 f"result.{arm}",
                 chosen.choose,
-                experiment.settings(*chosen.SETTINGS) | own | {"arm": arm, "prompts": _kinds(trained)},
+                experiment.settings(*chosen.SETTINGS) | {"arm": arm, "prompts": _kinds(trained)},
                 {"arm": trained, "data": data, "pm": trained.inputs["pm"]} | start,
                 models={} if start else {"reference": experiment.models.base},
                 options=experiment.settings(*chosen.OPTIONS),

@@ -170,7 +170,7 @@ ROWS: list[tuple[str, Any, set[str]]] = [
     ("rl.value_pretraining", 1, RL),
     ("rl.snapshots", 1, RL),
     ("rl.result", "best_proxy", {f"{stage}.{arm}" for stage in ("sample", "along") for arm in RL}),
-    ("rl.result", {"kl": 5}, {f"{stage}.{arm}" for stage in ("sample", "along") for arm in RL}),
+    ("rl.result", "kl:5", {f"{stage}.{arm}" for stage in ("sample", "along") for arm in RL}),
     ("rl.checkpoint_every", 2, set()),
     ("rl.engine", "vllm", RL),
     ("report_to", "none", set()),

@@ -56,7 +56,7 @@ def work(tmp_path: Path) -> Work:
     table = pd.DataFrame(rows, columns=["prompt", "kind", "split"])
     table.to_parquet(tmp_path / "data" / "prompts.parquet")
     settings = {"seed": 0, "scale.max_new_tokens": 8, "models.engine": "transformers", "pm.max_length": 64,
-                "arm": "rl_cai", "prompts": ["harmless"], "rule": "best_proxy", "kl": None}  # fmt: skip
+                "arm": "rl_cai", "prompts": ["harmless"], "rl.result": "best_proxy"}  # fmt: skip
     inputs = {name: tmp_path / name for name in ("arm", "data", "pm")}
     options = Values({"scale.batch_size": 8})
     return Work(tmp_path / "out", Values(settings), inputs, models={"reference": "start"}, options=options)
@@ -77,7 +77,7 @@ def test_the_nearest_in_kl_is_chosen(
 ) -> None:
     kl = {"step-000002": 1.0, "step-000004": 4.0, "model": 5.0}
     monkeypatch.setattr(chosen, "_kl", lambda work, place, *_: kl[place.name])
-    work.settings.rule, work.settings.kl = "kl", target
+    work.settings.rl.result = f"kl:{target}"
     chosen.choose(work)
     assert chosen.result_of(work.folder) == (step, 6)
 
@@ -158,15 +158,15 @@ def test_provenance_names_the_rule_and_what_it_chose(tmp_path: Path) -> None:
     results(tmp_path / "results", {"rl_cai": 4, "hh_rlhf": 6})
     expected = "on 5 training prompts: rl_cai update 4 of 6 (2.00), hh_rlhf update 6 of 6 (3.00)"
     assert said("best_proxy") == f"by rule best_proxy {expected}"
-    assert said("{kl: 5}") == f"by rule kl 5 {expected}"
+    assert said("kl:5") == f"by rule kl:5 {expected}"
 
 
 def test_every_arm_of_rl_against_a_pm_has_its_choice() -> None:
-    experiment = Experiment.model_validate({"name": "x", "rl": {"result": {"kl": 5}}})
+    experiment = Experiment.model_validate({"name": "x", "rl": {"result": "kl:5"}})
     line = arms.plan(experiment)
     planned = stages.plan(experiment, line.arms, line.pms, line.chains, line.data)
     stage = planned["responses"].inputs["sample.rl_cai"].inputs["result"]
-    assert (stage.settings["rule"], stage.settings["kl"]) == ("kl", 5.0)
+    assert stage.settings["rl.result"] == "kl:5"
     assert stage.inputs["pm"] is line.pms["pm.rl_cai"]
     assert planned["goodharting"].inputs["along.rl_cai"].inputs["result"] is stage
     assert "result" not in planned["responses"].inputs["sample.sl_cai"].inputs
@@ -177,8 +177,9 @@ def test_every_arm_of_rl_against_a_pm_has_its_choice() -> None:
 @pytest.mark.parametrize(
     ("rl", "expected"),
     [
-        ({"result": "best"}, "best_proxy"),
-        ({"result": {"kl": 0}}, "greater than 0"),
+        ({"result": "best"}, "choose last, best_proxy or kl:NATS"),
+        ({"result": "kl:0"}, "choose last, best_proxy or kl:NATS"),
+        ({"result": "kl:x"}, "choose last, best_proxy or kl:NATS"),
         ({"result": "best_proxy", "snapshots": 0}, r"there are no rl\.snapshots; use last"),
         ({"result": "best_proxy", "algorithm": "dpo"}, "dpo has no PM and no KL to choose by; use last"),
     ],

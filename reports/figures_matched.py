@@ -31,8 +31,8 @@ def frontier_matched_kl(run: RunData) -> Drawn:
     curve = run.need("goodharting/overoptimisation", ["arm", "step", "kl"], settings=settings)
     draws = {side: _draws(run, name) for side, name in SIDES.items()}
     estimates = {side: run.metric(f"elo_{name}", "elo") for side, name in SIDES.items()}
-    paths = {arm: _path(arm, part, draws) for arm, part in curve.groupby("arm")}
-    paths = {str(arm): path for arm, path in paths.items() if len(path) > 1}
+    every = {str(arm): _path(str(arm), part, draws) for arm, part in curve.groupby("arm")}
+    paths = {arm: path for arm, path in every.items() if len(path) > 1}
     if len(paths) < 2:
         raise Missing("fewer than two arms have Elo and KL at two points of RL", run.command("elo", *settings))
     at = min(path["kl"].max() for path in paths.values())
@@ -64,16 +64,20 @@ def _draws(run: RunData, side: str) -> pd.DataFrame:
     return found.pivot_table(index="resample", columns=["arm", "step"], values="elo")
 
 
-def _path(arm: object, curve: pd.DataFrame, draws: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def _path(arm: str, curve: pd.DataFrame, draws: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Points of an arm's RL by KL: kl, player (arm and step), where both Elos are known; its start stands at 0."""
-    known = set(draws["helpful"].columns) & set(draws["harmless"].columns)
-    steps = {step for name, step in known if name == arm}
-    points = [(0.0, (start, FINAL)) for start in [RL_START.get(str(arm))] if (start, FINAL) in known]
-    for row in curve.to_dict("records"):
-        # The curve numbers the final model by its update, at which no snapshot lies.
-        player = (arm, float(row["step"]) if float(row["step"]) in steps else FINAL)
-        if player in known and player not in [other for _, other in points]:
-            points.append((max(float(row["kl"]), 0.0), player))
+    names, steps = ([own.columns.get_level_values(level) for own in draws.values()] for level in ("arm", "step"))
+    known = set.intersection(
+        *(set(zip(map(str, n), map(float, s), strict=True)) for n, s in zip(names, steps, strict=True))
+    )
+    own = {step for name, step in known if name == arm}
+    update = curve["step"].astype(float)
+    final = update[~update.isin(own)].max()  # the curve numbers the final model by its update, where no snapshot lies
+    points = [(0.0, (start, FINAL)) for start in [RL_START.get(arm, "")] if (start, FINAL) in known]
+    for step, kl in zip(update, curve["kl"].astype(float), strict=True):
+        player = (arm, FINAL if step == final else step)
+        if player in known:
+            points.append((max(kl, 0.0), player))
     return pd.DataFrame(points, columns=["kl", "player"]).sort_values("kl", kind="stable", ignore_index=True)
 
 

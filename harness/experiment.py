@@ -56,6 +56,9 @@ class Models(_Section):
     known function."""
 
     base: str = "embedded"
+    bases: tuple[str, ...] | None = Field(
+        None, min_length=2
+    )  # a study: one run a base, which base: [A, B] is short for
     # None: the base model, as in the paper; server:URL#MODEL: `vllm serve MODEL`; pm:NAME or scorer:FILE.py: the label
     # is the sigmoid of the difference of two answers' scores, and no principle is asked
     feedback: str | None = None
@@ -67,12 +70,29 @@ class Models(_Section):
     engine: Engine = "auto"  # what samples and labels; auto: vLLM where it is installed and there is a GPU
     trust_remote_code: bool = False  # True: run Python code that comes with a model; read that code first
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_or_several(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(given.get("base"), list | tuple):
+            if given.get("bases") is not None:
+                raise ValueError("base and bases both list models; give one list")
+            rest = {key: value for key, value in given.items() if key != "base"}
+            return rest | {"bases": given["base"]}
+        return given
+
     @field_validator("base")
     @classmethod
     def _trainable(cls, name: str) -> str:
         if server.is_server(name):
             raise ValueError(f"{name}: a model behind a server cannot be trained; name a folder or a hub id")
         return name
+
+    @field_validator("bases")
+    @classmethod
+    def _all_trainable(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if names is not None and len(set(names)) < len(names):
+            raise ValueError("a base model is named twice; each is a run of its own")
+        return names if names is None else tuple(map(cls._trainable, names))
 
     @field_validator("judge", mode="before")
     @classmethod
@@ -281,8 +301,18 @@ class Rl(_Section):
     reward_normalisation: Literal["none", "running", "reference"] = "none"
     value_pretraining: int = Field(0, ge=0, le=10**6, description="updates of PPO's value head before the first")
     snapshots: int = Field(2, ge=0, le=10**6, description="saved along the run, the last step not counted")
+    # which snapshot counts as an arm's result: the last, that with the best score by its own PM (best_proxy), or that
+    # nearest to a KL (kl:NATS); chosen on training prompts, so that held-out ones measure it unseen
+    result: str = "last"
     checkpoint_every: Count = 1
     engine: Engine = "transformers"  # what samples PPO's rollouts
+
+    @field_validator("result")
+    @classmethod
+    def _a_rule(cls, rule: str) -> str:
+        if rule not in ("last", "best_proxy") and not (re.fullmatch(r"kl:\d+(\.\d+)?", rule) and float(rule[3:]) > 0):
+            raise ValueError(f"unknown rule {rule!r}; choose last, best_proxy or kl:NATS, such as kl:5")
+        return rule
 
     @model_validator(mode="after")
     def _every_key_counts(self) -> Rl:
@@ -291,6 +321,9 @@ class Rl(_Section):
         for key in unused[self.algorithm]:
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} means nothing to rl.algorithm {self.algorithm}; leave it out, or use ppo")
+        if self.result != "last" and (self.algorithm == "dpo" or self.snapshots == 0):
+            why = "dpo has no PM and no KL to choose by" if self.algorithm == "dpo" else "there are no rl.snapshots"
+            raise ValueError(f"rl.result chooses between snapshots, and {why}; use last")
         if self.algorithm == "dpo" and self.kl_coef == 0:
             raise ValueError("kl_coef is DPO's beta, which cannot be 0; give a positive number, such as 0.1")
         step, group = self.minibatch_size * self.gradient_accumulation, GROUP.get(self.algorithm)
@@ -342,15 +375,31 @@ class Experiment(_Section):
     def _a_study_of_different_seeds(self) -> Experiment:
         if self.seeds is not None and len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds: a seed is named twice; each is a run of its own")
-        if self.seeds is not None and self.expect is not None:
-            raise ValueError("expect is held against one run; leave out seeds")
+        if self.is_study and self.expect is not None:
+            raise ValueError("expect is held against one run; leave out seeds, and name one models.base")
         return self
+
+    @property
+    def is_study(self) -> bool:
+        """Whether it stands for several runs, by seeds, base models or both."""
+        return self.seeds is not None or self.models.bases is not None
 
     def cells(self) -> dict[str, Experiment]:
         """The runs it stands for, by the name of their folder in a study's; "" for the one of an experiment alone."""
-        if self.seeds is None:
+        if not self.is_study:
             return {"": self}
-        return {f"seed-{seed}": self.model_copy(update={"seed": seed, "seeds": None}) for seed in self.seeds}
+        found: dict[str, Experiment] = {}
+        folders: list[str] = []
+        for base in self.models.bases or (self.models.base,):
+            folder = re.sub(r"[^A-Za-z0-9._-]+", "_", base.rstrip("/").rpartition("/")[2]).lstrip(".-") or "model"
+            while folder in folders:  # of two owners
+                folder += "_"
+            folders.append(folder)
+            models = self.models.model_copy(update={"base": base, "bases": None})
+            for seed in self.seeds or (self.seed,):
+                parts = [folder] * (self.models.bases is not None) + [f"seed-{seed}"] * (self.seeds is not None)
+                found["-".join(parts)] = self.model_copy(update={"seed": seed, "seeds": None, "models": models})
+        return found
 
     @model_validator(mode="after")
     def _suites_have_their_data(self) -> Experiment:
@@ -436,8 +485,10 @@ def _absolute_paths(experiment: Experiment, base: Path) -> dict[str, Any]:
     data = experiment.data.model_copy(update={k: settle(v) for k, v in experiment.data.model_dump().items()})
     models = experiment.models.model_dump()
     names: dict[str, Any] = {
-        k: named(v) for k, v in models.items() if k not in ("judge", "engine", "trust_remote_code")
+        k: named(v) for k, v in models.items() if k not in ("judge", "bases", "engine", "trust_remote_code")
     }
+    if experiment.models.bases is not None:
+        names["bases"] = tuple(settle(base) or base for base in experiment.models.bases)
     names["judge"] = tuple(named(judge) if ":" in judge else judge for judge in experiment.models.judge)
     constitution = settle(experiment.constitution) if experiment.constitution.endswith((".yaml", ".yml")) else None
     return {

@@ -59,6 +59,7 @@ def collect(work: Work) -> None:
     _concat(labels, "feedback.parquet", results / "feedback.parquet")
     _concat(folders, "training.parquet", results / "training.parquet")
     _concat(folders, "learned.parquet", results / "learned.parquet")
+    _concat(folders, "rl_result.parquet", results / "rl_results.parquet")
     _pm_tables(folders, results)
     manifests = [manifest.read(folder) or {} for folder in folders.values()]
     keys = [{"stage": found["stage"], "key": found["key"], "status": "done"} for found in manifests]

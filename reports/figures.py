@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 
@@ -84,6 +85,9 @@ def _placed(run: RunData, rows: pd.DataFrame) -> pd.DataFrame:
     log = run.table("training", ["arm", "step"])
     if log is not None and {"arm", "step"} <= set(log) and pd.api.types.is_numeric_dtype(log["step"]):
         last = last.combine(log.groupby("arm")["step"].max().reindex(last.index), max)
+    chosen = run.table("rl_results", ["arm", "step", "chosen"])  # where an arm's result is not its last
+    if chosen is not None and {"arm", "step", "chosen"} <= set(chosen):
+        last.update(chosen[chosen["chosen"].astype(bool)].set_index("arm")["step"].astype(last.dtype))
     placed = rows.assign(at=rows["step"].astype("Float64").fillna(rows["arm"].map(last).astype("Float64")))
     return placed.drop_duplicates(["arm", "at"], keep="last").astype({"at": "float64"})
 
@@ -103,7 +107,15 @@ def frontier(run: RunData) -> Drawn:
     both = sides[0].merge(sides[1], on="arm", suffixes=("_helpful", "_harmless"))
     if both.empty:
         raise Missing("no arm has both a harmlessness and a helpfulness Elo", run.command("elo"))
-    both = ordered(both)
+    figure, table, alt = plane(ordered(both))
+    return figure, table, frontier_reading(table), alt
+
+
+def plane(both: pd.DataFrame) -> tuple[Figure, pd.DataFrame, str]:
+    """Figure, numbers and words of arms by helpfulness (across) and harmlessness Elo (up), each with its interval.
+
+    both: arm, and estimate, low, high, n, each with the suffixes _helpful and _harmless.
+    """
     figure, (axes,) = style.new(width=6.8, height=5.0)
     parts = [
         both.rename(columns={f"{k}_{side}": k for k in ("estimate", "low", "high")}) for side in ("helpful", "harmless")
@@ -129,10 +141,10 @@ def frontier(run: RunData) -> Drawn:
     alt = "Scatter of helpfulness Elo (across) and harmlessness Elo (up) with 95 % intervals. " + " ".join(
         f"{name}: {values(part, 'Elo')}" for name, part in zip(("Helpfulness", "Harmlessness"), parts, strict=True)
     )
-    return figure, table, _frontier_reading(both), alt
+    return figure, table, alt
 
 
-def _frontier_reading(both: pd.DataFrame) -> str:
+def frontier_reading(both: pd.DataFrame) -> str:
     """Which arms no other arm beats on both axes."""
     best = []
     for row in both.itertuples():

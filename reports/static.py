@@ -15,13 +15,13 @@ from typing import Any
 import pandas as pd
 
 from harness import store, text
-from reports import figures, figures_training, judging, opening, reading, tables
+from reports import figures, figures_matched, figures_training, judging, opening, reading, tables
 from reports.exhibit import Draw, Exhibit
 from reports.load import Missing, RunData
 
 CHAPTERS: Sequence[tuple[str, Sequence[Draw]]] = (
-    ("Helpfulness and harmlessness", (figures.frontier, figures.elo_along, figures.win_rates, figures.pm_score,
-                                      figures.harmfulness)),
+    ("Helpfulness and harmlessness", (figures.frontier, figures_matched.frontier_matched_kl, figures.elo_along,
+                                      figures.win_rates, figures.pm_score, figures.harmfulness)),
     ("Evasiveness", (figures.evasiveness, figures.evasiveness_along)),
     ("Boilerplate and over-optimisation", (figures.boilerplate, figures.boilerplate_along, figures.phrases,
                                            figures_training.overoptimisation)),

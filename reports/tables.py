@@ -146,12 +146,29 @@ def provenance(run: RunData) -> list[tuple[str, str]]:
         ("Data", _pairs(about.get("data"))),
         ("Scale", _pairs(about.get("scale"))),
         ("Seed", str(about.get("seed", ""))),
+        ("Result of an RL arm", _results(run)),
         ("Commit", str(about.get("commit") or "")),
         ("Versions", _pairs(about.get("versions"))),
         ("Machine", _pairs(about["device"]) if isinstance(about.get("device"), dict) else str(about.get("device", ""))),
         ("Cost", _cost(about)),
     ]
     return [(what, value or "not recorded") for what, value in rows]
+
+
+def _results(run: RunData) -> str:
+    """Which snapshot counts as the result of each arm, and by which rule."""
+    rl = run.experiment.get("rl")
+    rule = rl.get("result") if isinstance(rl, dict) else None
+    if rule is None:
+        return ""
+    if rule == "last":
+        return "the last update"
+    found = run.table("rl_results", ["arm", "step", "last", "value", "n", "chosen"])
+    if found is None or not {"arm", "step", "last", "value", "n", "chosen"} <= set(found):
+        return f"by rule {rule}; which snapshots is not recorded"
+    rows = found[found["chosen"].astype(bool)]
+    said = [f"{r.arm} update {r.step} of {r.last} ({reading.number(r.value)})" for r in rows.itertuples()]  # type: ignore[arg-type]  # untyped
+    return f"by rule {rule} on {rows['n'].max()} training prompts: {', '.join(said)}"
 
 
 def _pairs(value: Any) -> str:

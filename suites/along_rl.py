@@ -7,12 +7,12 @@ saved after it; here proxy, gold and KL are those of the same answers by the sam
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import pandas as pd
 
 from harness import store
 from harness.graph import Work
+from suites import chosen
 
 SETTINGS = ("pm.max_length",)  # and arm
 OPTIONS = ("scale.batch_size",)
@@ -24,8 +24,8 @@ def measure_along(work: Work) -> None:
     """KL and proxy score of each answer of an arm and its snapshots to red-team prompts: along.parquet (COLUMNS).
 
     step: the update after which the policy was saved, of the final model too; no rows for an arm whose training.parquet
-    does not tell. Inputs: the arm, its answers (`sample`), its `pm`, and `policy` where it did not start from the model
-    `reference`.
+    does not tell. Inputs: the arm, its answers (`sample`), its `pm`, `result` where that is not its last, and `policy`
+    where it did not start from the model `reference`.
     """
     import torch
 
@@ -34,8 +34,9 @@ def measure_along(work: Work) -> None:
     from harness.models.scorer import PreferenceModel
 
     arm, batch = work.inputs["arm"], work.options.scale.batch_size
-    last = _updates(arm / "training.parquet")
-    if last is None:
+    last = chosen.updates(arm / "training.parquet")
+    final = chosen.result_of(work.inputs["result"])[0] if "result" in work.inputs else last
+    if last is None or final is None:
         store.write_table(work.folder / "along.parquet", pd.DataFrame(columns=COLUMNS))
         return
     table = pd.read_parquet(work.inputs["sample"] / "responses.parquet")
@@ -45,26 +46,15 @@ def measure_along(work: Work) -> None:
     del pm
     start = work.inputs["policy"] / "model" if "policy" in work.inputs else work.models["reference"]
     reference, _ = checkpoints.load_policy(start, dtype=torch.float32)
-    places: dict[int, Path] = {}
-    for step in table["step"].unique():
-        places[last if pd.isna(step) else int(step)] = (
-            arm / "model" if pd.isna(step) else arm / "snapshots" / f"step-{int(step):06d}"
-        )
-    table["step"] = table["step"].fillna(last).astype("int64")
-    for done, (step, place) in enumerate(sorted(places.items()), start=1):
-        policy, tokenizer = checkpoints.load_policy(place, dtype=torch.float32)
+    table["step"] = table["step"].fillna(final).astype("int64")
+    places, steps = chosen.saved(arm, last), sorted(table["step"].unique())
+    for done, step in enumerate(steps, start=1):
+        policy, tokenizer = checkpoints.load_policy(places[step], dtype=torch.float32)
         mine = table["step"] == step
         columns = (table.loc[mine, column].tolist() for column in ("prompt", "response", "ended"))
         table.loc[mine, "kl"] = sequence_kl(policy, reference, tokenizer, *columns, batch_size=batch)
-        work.progress.advance(done, len(places), "checkpoints measured")
+        work.progress.advance(done, len(steps), "checkpoints measured")
     store.write_table(work.folder / "along.parquet", table.assign(arm=work.settings.arm)[COLUMNS])
-
-
-def _updates(log: Path) -> int | None:
-    """The last update that a training log tells of."""
-    if not log.is_file() or "step" not in (rows := pd.read_parquet(log)) or rows.empty:
-        return None
-    return int(rows["step"].max())
 
 
 def with_gold(responses: pd.DataFrame, along: Iterable[pd.DataFrame]) -> pd.DataFrame | None:
@@ -75,7 +65,9 @@ def with_gold(responses: pd.DataFrame, along: Iterable[pd.DataFrame]) -> pd.Data
     frames = []
     for table in (table for table in along if not table.empty):
         gold = responses[responses["kind"] == KIND].rename(columns={"score_harmless": "gold"})
-        gold["step"] = gold["step"].fillna(table["step"].max()).astype("int64")
+        gold = gold[gold["arm"].isin(table["arm"])]
+        final = set(table["step"]) - set(gold["step"].dropna())  # the one that responses do not number
+        gold["step"] = gold["step"].fillna(final.pop() if final else -1).astype("int64")
         key = ["arm", "step", "prompt", "sample"]
         joined = table.merge(gold[[*key, "gold"]], on=key, validate="one_to_one")
         frames.append(joined.groupby(["arm", "step", "prompt"])[["kl", "proxy", "gold"]].mean().reset_index())

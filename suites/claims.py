@@ -28,7 +28,7 @@ import yaml
 from scipy import special
 
 from harness.errors import UserError
-from harness.stats import Bootstrap, holm
+from harness.stats import Bootstrap, expanded, holm
 from harness.stats.seeds import over_seeds
 from suites import judge_quality
 from suites.claims_contrasts import Contrast, NotMeasured
@@ -153,14 +153,6 @@ def verdict(evidence: Evidence, p_adjusted: float, min_n: int, alpha: float = 0.
     return evidence.points if evidence.n >= min_n and p_adjusted <= alpha else UNDERPOWERED
 
 
-def expanded(value: Bootstrap) -> Bootstrap:
-    """`value` with draws as wide as a t interval on its degrees of freedom asks for."""
-    if value.n < 2 or value.se == 0:
-        return value
-    factor = value.unbiased_se / value.se * special.stdtrit(value.df, 0.975) / special.ndtri(0.975)
-    return replace(value, draws=value.estimate + factor * (value.draws - value.estimate))
-
-
 def one_sided(value: Bootstrap, bound: float, sign: int) -> float:
     """p-value of the hypothesis that the statistic is not above (sign 1) or not below (sign -1) `bound`."""
     if value.n < 2 or len(value.draws) < 2:
@@ -185,20 +177,25 @@ def detectable(value: Bootstrap, bounds: int, tests: int = 1, alpha: float = 0.0
     return float(reach * value.unbiased_se)
 
 
-def judge(results: Path | Sequence[Path], *, seed: int = 0, alpha: float = 0.05) -> pd.DataFrame:
+def judge(
+    results: Path | Sequence[Path], *, seed: int = 0, alpha: float = 0.05, sizes: Sequence[Sequence[Path]] = ()
+) -> pd.DataFrame:
     """A verdict for each claim from the tables in `results` (RUN/results): columns `COLUMNS`.
 
-    results: one folder, or one a training seed of the same experiment. effect, low and high (1 - alpha interval,
+    results: one folder, or one a training seed of the same experiment; sizes: for each of them the folders of the same
+    seed whose base models are of other sizes, which claim 14 compares. effect, low and high (1 - alpha interval,
     uncorrected) and mde (`detectable`, corrected) are in the claim's unit, of the contrast that decides; n: prompts; p:
     two-sided, p_holm: Holm's among the claims with at least min_n prompts. A claim not measured says in note what would
     measure it, one that the judge cannot tell, where the judge failed. scope: whose result it is.
     Raises UserError when a folder of `results` is none, or a score is not finite.
     """
     folders = [results] if isinstance(results, Path) else list(results)
-    for folder in folders:
+    for folder in (*folders, *(other for same_seed in sizes for other in same_seed)):
         if not folder.is_dir():
             raise UserError(f"{folder}: no results folder; give RUN/results of `cai run` or `cai eval --out`")
-    runs, claims = [Tables(folder, seed) for folder in folders], load_claims()
+    others = sizes or [()] * len(folders)
+    runs = [Tables(folder, seed, same_seed) for folder, same_seed in zip(folders, others, strict=True)]
+    claims = load_claims()
     rows: list[dict[str, Any]] = []
     found: dict[int, tuple[Evidence, list[Contrast]]] = {}
     for claim in claims:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from suites.boilerplate import mine
 from suites.claims_contrasts import Contrast, NotMeasured
-from suites.claims_tables import RL_START, Elo, Tables, change, final, of_arm, order_of, part
+from suites.claims_tables import RL_START, Elo, Tables, change, final, of_arm, part
 from suites.goodharting import equal_parts
 
 # ---------------------------------------------------------------- Elo (claims 5 to 7)
@@ -95,7 +95,7 @@ def decline_along_rl(tables: Tables) -> list[Contrast]:
     table = _evasive(tables, remedy)
     rows = of_arm(table, "hh_rlhf", remedy)
     start = final(of_arm(table, RL_START["hh_rlhf"], remedy))
-    place = order_of(rows["step"])
+    place = tables.order_of(rows)
     late = rows[place.isin(sorted(place.unique())[-max(1, place.nunique() // 3) :])]
     grown = tables.combine(part(1, late, "evades"), part(-1, start, "evades"))
     return [*contrasts, Contrast("evasive rate, hh_rlhf late - start of RL", grown, "difference", "increase")]
@@ -114,8 +114,8 @@ def harmful_along_rl(tables: Tables) -> list[Contrast]:
         )
     if "temperature" in table and (table["temperature"] == 1).any():
         table = table[table["temperature"] == 1]
-    own = change(of_arm(table, "helpful_only", remedy), "score", 1, remedy)
-    others = {arm: change(of_arm(table, arm, remedy), "score", -1, remedy) for arm in ("hh_rlhf", "rl_cai")}
+    own = change(tables, of_arm(table, "helpful_only", remedy), "score", 1, remedy)
+    others = {arm: change(tables, of_arm(table, arm, remedy), "score", -1, remedy) for arm in ("hh_rlhf", "rl_cai")}
     exceeds = [Contrast(f"helpful_only's change - {arm}'s", tables.combine(*own, *p)) for arm, p in others.items()]
     return [Contrast("helpful_only, late - early", tables.combine(*own)), *exceeds]
 
@@ -148,11 +148,11 @@ def _over_optimised(tables: Tables) -> list[Contrast]:
     remedy = "run rl_cai with two or more snapshots and suite goodharting in `cai run`"
     along = tables.read("goodharting/along_rl", ["arm", "step", "prompt", "proxy", "gold"], remedy)
     rows = of_arm(along, "rl_cai", remedy)
-    proxy = tables.combine(*change(rows, "proxy", 1, remedy))
+    proxy = tables.combine(*change(tables, rows, "proxy", 1, remedy))
     early = rows[rows["step"] == rows["step"].min()]
     if np.ptp(early["gold"]) == 0:
         raise NotMeasured("the gold PM gives all answers of the first snapshot one score")
-    gold = tables.combine(*change(rows, "gold", 1, remedy), unit=part(1, early, "gold"))
+    gold = tables.combine(*change(tables, rows, "gold", 1, remedy), unit=part(1, early, "gold"))
     return [
         Contrast("proxy score, late - early", proxy, "difference", "increase", "premise"),
         Contrast("gold score, late - early (SD)", gold, "non_inferiority", "decrease", "premise"),

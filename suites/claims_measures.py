@@ -170,7 +170,8 @@ def parameters(name: str) -> float:
 def feedback_model_size(tables: Tables) -> list[Contrast]:
     """Slope of HHH accuracy (plain) on log10 of the feedback model's parameters."""
     remedy = f"{_HHH} with feedback models of two sizes at least, named in column model (or sized in parameters)"
-    questions = _mode(tables.read("hhh/questions", ["question", "mode", "correct", "model"], remedy), "plain")
+    columns = ["question", "mode", "correct", "model"]
+    questions = _mode(tables.over_sizes("hhh/questions", columns, remedy), "plain")
     if questions["model"].nunique() < 2:
         raise NotMeasured(f"one feedback model; {remedy}")
     named = questions["model"].astype(str).map(parameters)

@@ -23,13 +23,13 @@ OPTIONS = ("scale.batch_size",)
 
 
 def paired(arm: str, measure: str, start: pd.DataFrame, end: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """One row of `COLUMNS` from columns prompt and value: estimate is end - start, its interval a bootstrap of prompts.
-
-    n counts prompts. Without a value there is no row.
+    """One row of `COLUMNS` from columns prompt and value: estimate is end - start, its interval a bootstrap of prompts,
+    as wide as their number asks for (`stats.expanded`). n counts prompts. Without a value there is no row.
     """
     if start.empty or end.empty:
         return pd.DataFrame(columns=COLUMNS)
-    found = stats.bootstrap_difference(end["value"], end["prompt"], start["value"], start["prompt"], seed=seed)
+    drawn = stats.difference_bootstrap(end["value"], end["prompt"], start["value"], start["prompt"], seed=seed)
+    found = stats.expanded(drawn).interval()
     ends = {"start": start["value"].mean(), "end": end["value"].mean()}
     interval = {"estimate": found.estimate, "low": found.low, "high": found.high, "n": found.n}
     return pd.DataFrame([{"arm": arm, "measure": measure} | ends | interval])[COLUMNS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 
 from harness import store
 from harness.graph import Work
+from suites import chosen
 
 KINDS = ("harmless", "helpful")
 SAMPLE_SETTINGS = ("seed", "scale.samples_per_prompt", "scale.max_new_tokens", "models.engine")  # and arm
@@ -18,18 +20,19 @@ OPTIONS = ("scale.batch_size",)
 
 
 def sample_arm(work: Work) -> None:
-    """Answers of an arm, and of its snapshots, to the held-out prompts: responses.parquet. Resumes model by model."""
+    """Answers of an arm, and of its snapshots, to the held-out prompts: responses.parquet. Resumes model by model.
+
+    With the input `result` (`chosen.choose`) that is the final model, and the last one a snapshot among the others.
+    """
     from harness.models.open import open_model
 
     settings = work.settings
     rows = pd.read_parquet(work.inputs["data"] / "prompts.parquet")
     heldout = rows[rows["split"] == "heldout"]
     policy = work.inputs.get("policy")
-    final = policy / "model" if policy else work.models["policy"]
-    checkpoints: list[tuple[int | None, str | Path]] = [(None, final)]
+    checkpoints: Sequence[tuple[int | None, str | Path]] = [(None, work.models["policy"])] if policy is None else ()
     if policy is not None:
-        found = sorted((policy / "snapshots").glob("step-*"))
-        checkpoints = [(int(path.name.removeprefix("step-")), path) for path in found] + checkpoints
+        checkpoints = chosen.checkpoints(policy, work.inputs.get("result"))
     asked = heldout.loc[heldout.index.repeat(settings.scale.samples_per_prompt)]
     asked = asked.assign(sample=asked.groupby(["kind", "prompt"]).cumcount())
     for number, (step, path) in enumerate(checkpoints):

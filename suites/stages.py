@@ -14,7 +14,7 @@ from harness.data import SHIPPED
 from harness.errors import UserError
 from harness.experiment import Experiment
 from harness.graph import Stage, Work
-from suites import along_rl, judge_stage, judges, learned, registry
+from suites import along_rl, chosen, judge_stage, judges, learned, registry
 from suites.sample import (
     BEST_SETTINGS,
     KINDS,
@@ -43,7 +43,9 @@ def plan(
     Raises UserError for an unknown suite, and for one whose data the experiment does not name.
     """
     options = experiment.settings(*OPTIONS)
-    sampled = {f"sample.{arm}": _sample(arm, policy, experiment, data) for arm, policy in arms.items()}
+    results = _results(experiment, arms, data)
+    sampled = {f"sample.{arm}": _sample(arm, policy, experiment, data, results.get(arm))
+               for arm, policy in arms.items()}  # fmt: skip
     gold = {f"gold.{kind}": pms[f"gold.{kind}"] for kind in KINDS}
     score = experiment.settings(*SCORE_SETTINGS)
     stages = {"responses": Stage("responses", score_responses, score, sampled | gold, options=options)}
@@ -53,7 +55,7 @@ def plan(
     stages |= _learned(experiment, arms, sampled, data)
     given = {"responses": stages["responses"], "gold.harmless": gold["gold.harmless"]}
     given |= {"chains": stages["chains"]} if chains else {}
-    given |= {f"along.{arm}": _along(arm, stage, sampled[f"sample.{arm}"], experiment)
+    given |= {f"along.{arm}": _along(arm, stage, sampled[f"sample.{arm}"], experiment, results.get(arm))
               for arm, stage in arms.items() if stage is not None and "pm" in stage.inputs and not _best_of(stage)
               }  # fmt: skip
     needed: set[str] = set()
@@ -66,12 +68,40 @@ def plan(
     return stages
 
 
+def _results(experiment: Experiment, arms: Mapping[str, Stage | None], data: Stage) -> dict[str, Stage]:
+    """The stages that choose the snapshots which count as results of the arms trained against a PM; none: the last."""
+    rule = experiment.rl.result
+    if rule == "last":
+        return {}
+    found = {}
+    for arm, trained in arms.items():
+        if trained is not None and "pm" in trained.inputs and not _best_of(trained):
+            start = {role: trained.inputs[role] for role in ("policy",) if role in trained.inputs}
+            found[arm] = Stage(
+                f"result.{arm}",
+                chosen.choose,
+                experiment.settings(*chosen.SETTINGS) | {"arm": arm, "prompts": _kinds(trained)},
+                {"arm": trained, "data": data, "pm": trained.inputs["pm"]} | start,
+                models={} if start else {"reference": experiment.models.base},
+                options=experiment.settings(*chosen.OPTIONS),
+            )
+    return found
+
+
+def _kinds(trained: Stage) -> list[str]:
+    """The kinds of prompts that an arm's RL trained on."""
+    return [kind for kind in KINDS if kind in trained.settings.get("prompts", KINDS)]
+
+
 def _best_of(arm: Stage | None) -> bool:
     return arm is not None and "scale.best_of" in arm.settings
 
 
-def _sample(arm: str, policy: Stage | None, experiment: Experiment, data: Stage) -> Stage:
-    """The stage that samples an arm and its snapshots; of a best-of-n arm, the policy and the PM that make it up."""
+def _sample(arm: str, policy: Stage | None, experiment: Experiment, data: Stage, result: Stage | None = None) -> Stage:
+    """The stage that samples an arm and its snapshots; of a best-of-n arm, the policy and the PM that make it up.
+
+    result: the stage that chooses which of them counts as the arm's result; None: the last.
+    """
     settings, options = experiment.settings(*SAMPLE_SETTINGS) | {"arm": arm}, experiment.settings(*OPTIONS)
     if policy is not None and _best_of(policy):
         settings |= experiment.settings(*BEST_SETTINGS)
@@ -81,6 +111,7 @@ def _sample(arm: str, policy: Stage | None, experiment: Experiment, data: Stage)
         models["policy"] = experiment.models.base
     else:
         inputs["policy"] = policy
+    inputs |= {"result": result} if result is not None else {}
     return Stage(f"sample.{arm}", sample_arm, settings, inputs, models=models, options=options)
 
 
@@ -96,11 +127,10 @@ def _learned(
             start = trained.inputs.get("policy")
             origin = next((other for other, stage in arms.items() if stage is start), start.name if start else None)
             before = sampled.get(f"sample.{origin}") or _sample(origin or "pretrained", start, experiment, data)
-            kinds = [kind for kind in KINDS if kind in trained.settings.get("prompts", KINDS)]
             found[name] = Stage(
                 name,
                 learned.measure_reward,
-                experiment.settings(*learned.REWARD_SETTINGS) | {"arm": arm, "kinds": kinds},
+                experiment.settings(*learned.REWARD_SETTINGS) | {"arm": arm, "kinds": _kinds(trained)},
                 {"start": before, "end": sampled[f"sample.{arm}"], "pm": trained.inputs["pm"]},
                 options=options,
             )
@@ -116,14 +146,16 @@ def _learned(
     return found
 
 
-def _along(arm: str, trained: Stage, sample: Stage, experiment: Experiment) -> Stage:
-    """The stage that follows an arm along its RL against a PM."""
+def _along(arm: str, trained: Stage, sample: Stage, experiment: Experiment, result: Stage | None) -> Stage:
+    """The stage that follows an arm along its RL against a PM; `result` as for `_sample`."""
     start = {role: trained.inputs[role] for role in ("policy",) if role in trained.inputs}
     return Stage(
         f"along.{arm}",
         along_rl.measure_along,
         experiment.settings(*along_rl.SETTINGS) | {"arm": arm},
-        {"arm": trained, "sample": sample, "pm": trained.inputs["pm"]} | start,
+        {"arm": trained, "sample": sample, "pm": trained.inputs["pm"]}
+        | start
+        | ({"result": result} if result is not None else {}),
         models={} if start else {"reference": experiment.models.base},
         options=experiment.settings(*along_rl.OPTIONS),
     )

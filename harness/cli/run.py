@@ -18,7 +18,8 @@ Out = Annotated[Path | None, typer.Option("--out", help="The run's folder (defau
 def run(experiment_file: File, out: Out = None) -> None:
     """Train the arms, run the suites and write the report. What is finished already is reused.
 
-    Of an experiment with `seeds`, one run a seed, each in a folder of its own, then the claims over all.
+    Of an experiment with `seeds` or several base models, one run for each in a folder of its own, then the claims over
+    all.
 
     Example: `cai run experiments/demo.yaml`
     """
@@ -29,24 +30,28 @@ def run(experiment_file: File, out: Out = None) -> None:
     cells = experiment.cells()
     for name, cell in cells.items():
         _run(cell, experiment_file, folder / name)
-    if experiment.seeds is not None:
-        _over_seeds(folder, list(cells), experiment.seeds[0])
+    if experiment.is_study:
+        _over_cells(folder, cells)
 
 
-def _over_seeds(folder: Path, cells: list[str], seed: int) -> None:
-    """Judge the claims over the runs of a study: claims.parquet and summary.md in its folder."""
+def _over_cells(folder: Path, cells: dict[str, Experiment]) -> None:
+    """Judge the claims over the runs of a study: claims.parquet, summary.md and figures by size in its folder."""
     from harness import store
     from harness.cli.console import Terminal, styled
     from harness.cli.view import show_claims
     from reports import study
-    from suites import claims
 
-    runs = [folder / name for name in cells]
+    by_base: dict[str, dict[int, Path]] = {}
+    for name, cell in cells.items():
+        by_base.setdefault(cell.models.base, {})[cell.seed] = folder / name
     with store.disk_space(folder):
-        over_all = claims.judge([run / "results" for run in runs], seed=seed)
-        store.write_table(folder / "claims.parquet", over_all)
-        store.write_text(folder / "summary.md", study.summary(over_all, runs))
-    show_claims(over_all)
+        verdicts = study.judge(by_base)
+        store.write_table(folder / "claims.parquet", study.table(verdicts))
+        study.write(folder, verdicts, by_base)
+    for base, judged in verdicts.items():
+        if len(verdicts) > 1:
+            Terminal().print(styled(base, "bold"))
+        show_claims(judged)
     Terminal().print("Study:", styled(folder / "summary.md", "bold"))
 
 
@@ -118,7 +123,7 @@ def plan(
     if as_json:
         rows = [
             {"stage": i.stage.name, "status": i.status, "key": i.key, "needs": i.needs}
-            | ({"run": folder.name} if experiment.seeds is not None else {})
+            | ({"run": folder.name} if experiment.is_study else {})
             for folder, planned in found.items()
             for i in planned
         ]

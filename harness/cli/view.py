@@ -56,6 +56,7 @@ def claims(
 
     for run in runs:
         _must_hold_results(run)
+    _must_be_of_one_base(runs)
     if len(runs) == 1:
         store.writable(runs[0] / "results")
         hold(runs[0])
@@ -131,6 +132,21 @@ def _seed(run: Path) -> int:
     about = files.read_json(run / "run.json") if (run / "run.json").is_file() else {}
     seed = about.get("seed") if isinstance(about, dict) else None
     return seed if isinstance(seed, int) else 0
+
+
+def _must_be_of_one_base(runs: list[Path]) -> None:
+    """Raise UserError for runs of different base models, whose differences are not those of seeds."""
+    from harness import files
+    from harness.errors import UserError
+
+    about = [files.read_json(run / "run.json") for run in runs if (run / "run.json").is_file()]
+    models = [found.get("models") for found in about if isinstance(found, dict)]
+    bases = {str(named["base"]) for named in models if isinstance(named, dict) and "base" in named}
+    if len(bases) > 1:
+        raise UserError(
+            f"these runs have different base models ({', '.join(sorted(bases))}), which are no seeds of one "
+            "experiment; give the runs of one, or name both under models.base and `cai run` it"
+        )
 
 
 def _must_hold_results(run: Path) -> None:

@@ -10,12 +10,12 @@ With one cluster nothing can be resampled: the interval is then (-inf, inf), nev
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.special import ndtri  # scipy.stats takes a second to import
+from scipy.special import ndtri, stdtrit  # scipy.stats takes a second to import
 
 from harness.errors import UserError, shown
 
@@ -79,6 +79,17 @@ class Bootstrap:
     def p_value(self, null: float = 0.0) -> float:
         """Two-sided p-value of the hypothesis that the statistic is `null`."""
         return min(1.0, 2 * min(self.p_above(null), self.p_below(null)))
+
+
+def expanded(value: Bootstrap) -> Bootstrap:
+    """`value` with draws as wide as a t interval on its degrees of freedom asks for (Hesterberg 2015, section 3.3).
+
+    Of few clusters a plain percentile interval is too narrow: at six, one in seven excludes the truth.
+    """
+    if value.n < 2 or value.se == 0:
+        return value
+    factor = value.unbiased_se / value.se * stdtrit(value.df, 0.975) / ndtri(0.975)
+    return replace(value, draws=value.estimate + factor * (value.draws - value.estimate))
 
 
 @dataclass(frozen=True)

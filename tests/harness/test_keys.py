@@ -98,6 +98,7 @@ ROWS: list[tuple[str, Any, set[str]]] = [
     ("models.base", "other/base",
      PMS | {"helpful_only", "hh_rlhf", "sl_cai", "sample.pretrained", "along.helpful_only", "along.hh_rlhf", "hhh"}
      | {"learned.sl_cai", "feedback.plain"} | SINGLE),
+    ("models.bases", ("a/base", "b/base"), set()),  # each of its runs has a base
     ("models.feedback", "other/feedback", {"feedback.plain", "hhh"} | SINGLE),
     ("models.feedback_cot", "other/feedback", {"feedback.cot"}),
     ("models.judge", "feedback", {"elo", "judges"}),
@@ -168,6 +169,8 @@ ROWS: list[tuple[str, Any, set[str]]] = [
     ("rl.reward_normalisation", "reference", RL),
     ("rl.value_pretraining", 1, RL),
     ("rl.snapshots", 1, RL),
+    ("rl.result", "best_proxy", {f"{stage}.{arm}" for stage in ("sample", "along") for arm in RL}),
+    ("rl.result", "kl:5", {f"{stage}.{arm}" for stage in ("sample", "along") for arm in RL}),
     ("rl.checkpoint_every", 2, set()),
     ("rl.engine", "vllm", RL),
     ("report_to", "none", set()),
@@ -329,6 +332,8 @@ EDITS: list[tuple[str, str, set[str]]] = [
     ("pipelines/harm_labels.py", "count", {"results"}),
     ("pipelines/arms.py", "plan", set()),
     ("suites/sample.py", "sample_arm", SAMPLES),
+    ("suites/chosen.py", "saved", SAMPLES | ALONG),
+    ("suites/chosen.py", "choose", set()),  # a run by default chooses nothing
     ("suites/sample.py", "score_responses", {"responses"}),
     ("suites/sample.py", "score_chains", {"chains"}),
     ("suites/along_rl.py", "measure_along", ALONG),

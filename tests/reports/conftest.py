@@ -52,7 +52,10 @@ def responses(prompts: int = 24, samples: int = 1, seed: int = 0) -> pd.DataFram
 def _elo(rng: np.random.Generator) -> SuiteResult:
     tables, rows = {}, []
     for side in ("harmlessness", "helpfulness"):
-        rows += _rows(f"elo_{side}", 0, 40, rng)
+        rows += (own := _rows(f"elo_{side}", 0, 40, rng))
+        drawn = [{"arm": r["arm"], "step": r["step"], "resample": k, "elo": r["estimate"] + rng.normal(0, 20)}
+                 for r in own for k in range(40)]  # fmt: skip
+        tables[f"{side}_draws"] = pd.DataFrame(drawn).astype({"step": "Int64"})
         pairs = [(a, b) for a in ARMS for b in ARMS if a != b]
         frame = pd.DataFrame(pairs, columns=["arm_a", "arm_b"])
         gap = np.array([ARMS.index(a) - ARMS.index(b) for a, b in pairs])
@@ -118,6 +121,8 @@ def write_run(folder: Path, seed: int = 0, table: pd.DataFrame | None = None) ->
     curve = pd.DataFrame({"arm": "rl_cai", "step": range(6), "kl": kl, "sqrt_kl": np.sqrt(kl), "proxy": kl / 3,
                           "gold": np.sqrt(kl) - kl / 5, "low": np.sqrt(kl) - kl / 5 - 0.2,
                           "high": np.sqrt(kl) - kl / 5 + 0.2, "n": 12})  # fmt: skip
+    less = curve.assign(arm="hh_rlhf", kl=kl / 4, sqrt_kl=np.sqrt(kl / 4))
+    curve = pd.concat([curve, less], ignore_index=True)
     SuiteResult(
         "goodharting",
         summary_frame("goodharting", _rows("boilerplate_rate", 0.05, 0.05, rng)),

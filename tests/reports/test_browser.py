@@ -30,7 +30,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHROMIUM = os.environ.get("CAI_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"no browser: none of {', '.join(BROWSERS)} is on PATH")
-FIGURES = {"frontier": 5, "revisions": 2, "feedback": 6, "evasiveness": 2, "goodharting": 4}
+FIGURES = {"frontier": 6, "revisions": 2, "feedback": 6, "evasiveness": 2, "goodharting": 4}
 APP = Path(reports.__file__).parent / "app.py"
 PAGES = sorted(path.stem for path in (APP.parent / "views").glob("[a-z]*.py"))
 

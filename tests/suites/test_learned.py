@@ -8,12 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import binom
 
+from harness import store
 from harness.experiment import Experiment, Sft
 from harness.graph import Silent, Values, Work
 from harness.models import checkpoints
 from harness.models.scorer import PreferenceModel, load_classifier
 from pipelines import arms, sft
+from reports import opening
+from reports.load import RunData
 from suites import learned, stages
 
 PROMPTS = [f"Question {i}?" for i in range(8)]
@@ -30,6 +34,48 @@ def test_the_difference_is_paired_by_prompt() -> None:
     assert (row["start"], row["n"]) == (35.0, 8)
     assert learned.paired("x", learned.REWARD, start.iloc[:0], end, seed=0).empty
     assert np.isinf(learned.paired("x", learned.REWARD, start[:1], end.sort_values("prompt")[:1], seed=0)["high"][0])
+
+
+@pytest.mark.parametrize(("prompts", "studies"), [(6, 400), (16, 400), (50, 200)])
+def test_identical_models_learn_nothing(prompts: int, studies: int) -> None:
+    """Other samples of one model: told apart as seldom as a 95 % interval may, also of a small run's six chains."""
+    names, told = [f"Question {i}?" for i in range(prompts)], 0
+    for study in range(studies):
+        rng = np.random.default_rng([study, prompts])
+        ease = rng.normal(0, 2, prompts)
+        start, end = (pd.DataFrame({"prompt": names, "value": ease + rng.normal(0, 1, prompts)}) for _ in range(2))
+        row = learned.paired("x", learned.REWARD, start, end, seed=study).iloc[0]
+        told += row["low"] > 0 or row["high"] < 0
+    assert told <= binom.ppf(0.999, studies, 0.05)
+
+
+def test_identical_weights_change_by_nothing_and_nobody_says_learned(tiny_model: Path, tmp_path: Path) -> None:
+    """The very same answers, through a PM: a difference of 0, and a sentence that says so."""
+    pm, tokenizer = load_classifier(tiny_model)
+    with torch.no_grad():
+        pm.score.weight.normal_(generator=torch.Generator().manual_seed(0))
+    checkpoints.save(pm, tokenizer, tmp_path / "pm" / "model")
+    rows = pd.DataFrame({"prompt": PROMPTS, "kind": "helpful", "response": "An answer.", "step": None})
+    for side in ("start", "end"):
+        (tmp_path / side).mkdir()
+        rows.assign(arm=side).astype({"step": "Int64"}).to_parquet(tmp_path / side / "responses.parquet")
+    results = tmp_path / "run" / "results"
+    results.mkdir(parents=True)
+    learned.measure_reward(
+        Work(
+            results,
+            Values({"seed": 0, "pm.max_length": 128, "arm": "rl_cai", "kinds": ["helpful"]}),
+            {name: tmp_path / name for name in ("start", "end", "pm")},
+            options=Values({"scale.batch_size": 8}),
+        )
+    )
+    (row,) = pd.read_parquet(results / "learned.parquet").to_dict("records")
+    assert row["low"] <= row["estimate"] == 0 <= row["high"]
+    store.write_json(results.parent / "run.json", {"kind": "run", "arms": ["pretrained", "rl_cai"]})
+    run = RunData(results.parent)
+    said = [*opening.sentences(run), opening.of(run).learned]
+    assert all("RL did not raise the proxy PM's score" in line for line in said), said
+    assert not any("raised the" in line or "lowered the" in line for line in said)
 
 
 def test_reward_is_that_of_the_arms_own_pm_on_final_answers_of_its_kinds(tiny_model: Path, tmp_path: Path) -> None:

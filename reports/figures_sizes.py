@@ -1,0 +1,132 @@
+"""Figures of a study with the base model's size as their axis: the paper's Figures 2 to 7 over its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from reports import reading, style
+from reports.exhibit import Exhibit
+from reports.load import Missing, RunData, in_order
+
+CAVEAT = (
+    "Base models stand in the order in which the experiment names them. A point is one run with its own 95 % interval "
+    "over prompts, a line goes through the means over seeds. Elo is relative to the same arm in every run, and each "
+    "base model has gold PMs of its own, so heights are compared within a base model rather than between them."
+)
+Cells = Mapping[str, Mapping[int, Path]]
+Lines = Callable[[RunData], pd.DataFrame]  # rows of one run: line, estimate, low, high
+
+
+def exhibits(cells: Cells) -> list[Exhibit]:
+    """All figures that have a size axis, or what is missing to draw them."""
+    runs = {base: {seed: RunData(folder) for seed, folder in by_seed.items()} for base, by_seed in cells.items()}
+    return [_exhibit(name, title, paper, label, lines, runs) for name, title, paper, label, lines in FIGURES]
+
+
+def _exhibit(
+    name: str, title: str, paper: str, label: str, lines: Lines, runs: Mapping[str, Mapping[int, RunData]]
+) -> Exhibit:
+    rows = []
+    try:
+        for place, by_seed in enumerate(runs.values()):
+            rows += [lines(run).assign(place=place, seed=seed) for seed, run in by_seed.items()]
+    except Missing as missing:
+        return Exhibit(name, title, paper, missing=missing)
+    table = pd.concat(rows, ignore_index=True)[["line", "place", "seed", "estimate", "low", "high"]]
+    with style.LOCK:
+        figure, (axes,) = style.new(width=6.4)
+        named = in_order(set(table["line"]))
+        for number, line in enumerate(named):
+            part = table[table["line"] == line]
+            apart = part["place"] + 0.03 * (number - len(named) / 2)
+            look = {"color": style.colour(line), "marker": style.marker(line)}
+            axes.errorbar(apart, part["estimate"], yerr=style.errors(part), linestyle="none", capsize=2, markersize=4,
+                          **look)  # type: ignore[arg-type]  # a dict of mixed values  # fmt: skip
+            means = part.groupby("place")["estimate"].mean()
+            axes.plot(means.index + 0.03 * (number - len(named) / 2), means, color=style.colour(line),
+                      label=style.shorten(line))  # fmt: skip
+        axes.set_xticks(range(len(runs)), [style.shorten(base) for base in runs])
+        axes.set_xlim(-0.5, len(runs) - 0.5)
+        axes.set_ylabel(label)
+        style.legend(figure, axes)
+    said = f"{label}, means over seeds: {'; '.join(_told(table, list(runs)))}."
+    return Exhibit(name, title, paper, said, said, table, figure)
+
+
+def _told(table: pd.DataFrame, bases: list[str]) -> Iterator[str]:
+    for line in in_order(set(table["line"])):
+        means = table[table["line"] == line].groupby("place")["estimate"].mean()
+        yield f"{line} " + ", ".join(f"{reading.number(mean)} ({bases[int(at)]})" for at, mean in means.items())  # type: ignore[call-overload]  # an int
+
+
+def _metric(metric: str, suite: str) -> Lines:
+    return lambda run: run.metric(metric, suite, final=True).rename(columns={"arm": "line"})
+
+
+def _hhh(run: RunData) -> pd.DataFrame:
+    rows = run.summary[run.summary["metric"].str.startswith("accuracy_") & (run.summary["suite"] == "hhh")]
+    if rows.empty:
+        raise Missing("no HHH accuracy in results/hhh", run.command("hhh"))
+    return rows.assign(line=rows["metric"].str.removeprefix("accuracy_"))
+
+
+def _chains(run: RunData) -> pd.DataFrame:
+    """Harmlessness PM scores of the runs' chains."""
+    columns = ["mode", "n_principles", "revision", "which", "estimate", "low", "high", "n"]
+    rows = run.need("pm_score/revisions", columns)
+    rows = rows[rows["which"] == "harmless"]
+    if rows.empty:
+        raise Missing("the chains have no harmlessness score", run.command("pm_score"))
+    return rows
+
+
+def _most(rows: pd.DataFrame) -> pd.DataFrame:
+    number = rows["n_principles"]
+    return rows[number == number.max()] if number.notna().any() else rows
+
+
+def _last(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows["revision"] == rows["revision"].max()]
+
+
+def _revisions(run: RunData) -> pd.DataFrame:
+    rows = _most(_chains(run))
+    critiqued = rows[rows["mode"] == "critiqued"]
+    rows = rows if critiqued.empty else critiqued
+    return rows.assign(line="revision " + rows["revision"].astype(int).astype(str))
+
+
+def _principles(run: RunData) -> pd.DataFrame:
+    rows = _last(_chains(run))
+    rows = rows[(rows["mode"] == "critiqued") & rows["n_principles"].notna()]
+    if rows["n_principles"].nunique() < 2:
+        more = ("revise.also_principles", [1, 2, 4, 8])
+        raise Missing("every chain draws from the same number of principles", run.command("pm_score", more))
+    return rows.assign(line="N = " + rows["n_principles"].astype(int).astype(str))
+
+
+def _modes(run: RunData) -> pd.DataFrame:
+    rows = _last(_most(_chains(run)))
+    if rows["mode"].nunique() < 2:
+        raise Missing("there are no direct chains", run.command("pm_score", ("revise.also_direct", True)))
+    return rows.assign(line=rows["mode"].astype(str))
+
+
+_SCORE = "Harmlessness PM score (log-odds)"
+FIGURES: tuple[tuple[str, str, str, str, Lines], ...] = (
+    ("harmlessness_by_size", "Harmlessness Elo by base model", "Figure 3: larger models gain more harmlessness.",
+     "Harmlessness Elo", _metric("elo_harmlessness", "elo")),
+    ("helpfulness_by_size", "Helpfulness Elo by base model", "Figure 3: larger models are more helpful.",
+     "Helpfulness Elo", _metric("elo_helpfulness", "elo")),
+    ("hhh_by_size", "HHH accuracy by base model", "Figure 4: larger models identify the better answer more often.",
+     "HHH accuracy", _hhh),
+    ("revisions_by_size", "Revisions by base model", "Figure 5: each revision is more harmless, at every size.", _SCORE,
+     _revisions),
+    ("principles_by_size", "Number of principles by base model", "Figure 6: it does not move the score.", _SCORE,
+     _principles),
+    ("critiques_by_size", "Critiques by base model", "Figure 7: critiques help small models more than large ones.",
+     _SCORE, _modes),
+)  # fmt: skip

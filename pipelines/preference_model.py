@@ -116,7 +116,7 @@ def train_pm(work: Work) -> None:
     settings = work.settings
     preferences = pd.read_parquet(work.inputs["data"] / "preferences.parquet")
     of_kind = preferences[preferences["kind"].isin(settings.human)]
-    pairs = of_kind[of_kind["split"] == settings.split].assign(p=1.0, chosen_ended=True, rejected_ended=True)[PAIRS]
+    pairs = of_kind[of_kind["split"] == settings.split].assign(chosen_ended=True, rejected_ended=True)[PAIRS]
     if "labels" in work.inputs:
         labels = pd.read_parquet(work.inputs["labels"] / "feedback.parquet")
         pairs = pd.concat([pairs, ai_pairs(labels, hard=settings.hard)], ignore_index=True)

@@ -18,6 +18,8 @@ from harness.models import chat, checkpoints, scorer
 from pipelines.artefacts import load_pm, lora_of, start_of
 from pipelines.preference_model import PAIRS, ai_pairs
 
+SAMPLES = 3  # answers of an update that who watches a run is shown
+
 
 def snapshot_steps(updates: int, snapshots: int) -> tuple[int, ...]:
     """`snapshots` steps spread evenly before the last: (2, 4) of 6 updates."""
@@ -81,15 +83,26 @@ def train(
         report_to=None if report_to == "none" else report_to,
     )
 
+    latest: list[dict[str, Any]] = []  # a few answers of the update under way
+
+    def scored(asked: Sequence[str], answers: Sequence[str]) -> Any:
+        scores = pm.score(asked, answers)
+        if not latest:
+            some = list(zip(asked, answers, map(float, scores), strict=True))[:SAMPLES]
+            latest.extend({"prompt": p, "response": r, "score": score} for p, r, score in some)
+        return scores
+
     def heard(row: dict[str, Any]) -> None:
         progress.advance(row["step"], settings.updates, f"PM score {row['reward']:+.2f}, KL {row['kl']:.2f}")
+        progress.row(row | {"samples": list(latest)})
+        latest.clear()
 
     card, engine = _card(arm, start, settings), None
     if settings.engine == "vllm":
         from harness.models import vllm
 
         engine = vllm.load(start)
-    return ppo.train(policy, tokenizer, prompts, pm.score, config, out, on_update=heard, model_card=card, engine=engine)
+    return ppo.train(policy, tokenizer, prompts, scored, config, out, on_update=heard, model_card=card, engine=engine)
 
 
 def dpo(
@@ -356,7 +369,7 @@ def train_dpo(work: Work) -> None:
     settings = work.settings
     preferences = pd.read_parquet(work.inputs["data"] / "preferences.parquet")
     of_kind = preferences[preferences["kind"].isin(settings.human)]
-    pairs = of_kind[of_kind["split"] == "train"].assign(p=1.0, chosen_ended=True, rejected_ended=True)[PAIRS]
+    pairs = of_kind[of_kind["split"] == "train"].assign(chosen_ended=True, rejected_ended=True)[PAIRS]
     if "labels" in work.inputs:
         labels = pd.read_parquet(work.inputs["labels"] / "feedback.parquet")
         pairs = pd.concat([pairs, ai_pairs(labels, hard=False)], ignore_index=True)

@@ -370,7 +370,7 @@ class Experiment(_Section):
     pm: Pm = Pm()
     rl: Rl = Rl()
     methods: tuple[str, ...] = ()  # Python files that add arms (docs/add-a-method.md)
-    report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+    report_to: Literal["tensorboard", "wandb", "trackio", "mlflow", "none"] = "tensorboard"
     expect: Expect | None = None  # what must come out, for `cai control`
 
     @field_validator("name")

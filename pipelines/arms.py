@@ -111,7 +111,7 @@ def plan(experiment: Experiment) -> Training:
 
 def _check_tracker(name: str) -> None:
     """Raise UserError where the experiment tracker is not installed: before hours of training, not in the middle."""
-    packages = {"none": (), "tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}[name]
+    packages = {"none": (), "tensorboard": ("tensorboard", "tensorboardX")}.get(name, (name,))
     if packages and not any(importlib.util.find_spec(package) for package in packages):
         raise UserError(f"report_to: {name} is not installed; `pip install {name}`, or set report_to: none")
 

@@ -15,6 +15,7 @@ from harness import store
 from harness.experiment import GROUP, Lora, Rl, Scale
 from harness.graph import Progress, Work
 from harness.models import chat, checkpoints, scorer
+from pipelines import card as cards
 from pipelines.artefacts import load_pm, lora_of, start_of
 from pipelines.preference_model import PAIRS, ai_pairs
 
@@ -102,7 +103,9 @@ def train(
         from harness.models import vllm
 
         engine = vllm.load(start)
-    return ppo.train(policy, tokenizer, prompts, scored, config, out, on_update=heard, model_card=card, engine=engine)
+    log = ppo.train(policy, tokenizer, prompts, scored, config, out, on_update=heard, model_card=card, engine=engine)
+    cards.write(out / "model", _final(card))
+    return log
 
 
 def dpo(
@@ -288,6 +291,7 @@ def _run(
     checkpoints.save(
         tuned.merge_and_unload() if hasattr(tuned, "merge_and_unload") else tuned, tokenizer, out / "model"
     )
+    cards.write(out / "model", _final(card))
 
 
 def _logged(job: Any) -> pd.DataFrame:
@@ -302,11 +306,14 @@ def _snapshot(model: Any, tokenizer: Any, out: Path, step: int, card: str) -> No
 
 
 def _card(arm: str, start: str | Path, settings: Rl) -> str:
-    return (
-        f"# {arm}\n\nA snapshot (step {{step}}) of the arm `{arm}`, trained by cai-harness with {settings.algorithm} "
-        f"from `{start}`: KL coefficient {settings.kl_coef}, learning rate {settings.learning_rate}.\n"
-        "A research artefact: it has not been checked for any use.\n"
-    )
+    """A snapshot's card, but for {step}."""
+    used = {"kl_coef": settings.kl_coef, "learning_rate": settings.learning_rate, "updates": settings.updates}
+    origin = cards.called(start).replace("{", "{{").replace("}", "}}")
+    return cards.text(arm, f"A snapshot (step {{step}}) of the arm `{arm}`, by {settings.algorithm}", origin, used)
+
+
+def _final(card: str) -> str:
+    return card.format(step="").replace("A snapshot (step ) of the", "The final model of the")
 
 
 _SHARED = (

@@ -85,8 +85,8 @@ def begun(run: Path, **about: Any) -> events.Log:
     log.begin({"first": [], "second": ["first"]})
     log.stage("first", 1, 2)
     lines = (run / events.NAME).read_text().splitlines()
-    head = json.loads(lines[0]) | about
-    (run / events.NAME).write_text("\n".join([json.dumps(head), *lines[1:]]) + "\n")
+    head = json.loads(lines[-2]) | about
+    (run / events.NAME).write_text("\n".join([*lines[:-2], json.dumps(head), lines[-1]]) + "\n")
     return log
 
 

@@ -169,11 +169,17 @@ class State:
 
 
 def read(run: Path) -> State:
-    """The state of the run in folder `run`. Raises UserError where it keeps no events."""
+    """The state of the run in folder `run`. Raises UserError where it keeps no events, or others than `Log` writes."""
     path = run / NAME
     if not path.is_file():
         raise UserError(f"{run}: no {NAME} in it; give the folder of a run that `cai run` has begun (runs/NAME)")
-    found = _lines(path)
+    try:
+        return _told(run, _lines(path), path.stat().st_mtime)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not what a run writes ({one_line(error)}); move it away") from error
+
+
+def _told(run: Path, found: list[dict[str, Any]], heard: float) -> State:
     known: dict[str, Stage] = {}
     begun: dict[str, Any] = {}
     status = "running"
@@ -187,7 +193,6 @@ def read(run: Path) -> State:
         elif at is not None:
             known[at.name] = _after(at, str(kind), event)
             status = kind if kind in ("failed", "stopped") else status
-    heard = path.stat().st_mtime
     if status == "running" and not _alive(begun, heard):
         status = "killed"
         for stage in known.values():

@@ -1,7 +1,7 @@
 """Rows from wherever they lie: a file, a folder of files with splits, or a data set on the hub.
 
-Files are JSON lines, a JSON list, Parquet or CSV, gzipped or not. A folder holds `train*` and `test*` files, in itself
-or in `data/`, as the hub's own folders do.
+Files are JSON lines, a JSON list, Parquet or CSV, gzipped or not. A folder holds files named by
+their split, train.jsonl or train-00000-of-00001.parquet, in itself or in `data/`, as the hub's own folders do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Row = tuple[str, dict[str, Any]]  # where it stands, for messages, and its value
 
 def is_local(source: str) -> bool:
     """Whether `source` is a path, of something that is there or that should be, and no data set of the hub."""
-    return Path(source).expanduser().exists() or looks_like_path(source) or source.endswith((*SUFFIXES, ".txt"))
+    return Path(source).exists() or looks_like_path(source) or source.endswith((*SUFFIXES, ".txt"))
 
 
 def looks_like_path(name: str) -> bool:
@@ -31,10 +31,11 @@ def split_files(source: str, split: str, key: str) -> list[Path]:
 
     Raises UserError, beginning with the experiment's `key`, where the source is missing or of a kind that nobody reads.
     """
-    path = Path(source).expanduser()
+    path = Path(source)
     if path.is_dir():
-        found = [file for place in (path, path / "data") for file in sorted(place.glob(f"{split}*"))]
-        return [file for file in found if file.is_file() and file.name.endswith(SUFFIXES)]
+        found = [file for place in (path, path / "data") if place.is_dir() for file in sorted(place.iterdir())]
+        begins = (f"{split}.", f"{split}-")  # train.jsonl, train-00000-of-00001.parquet
+        return [f for f in found if f.is_file() and f.name.startswith(begins) and f.name.endswith(SUFFIXES)]
     if not path.exists():
         raise UserError(f"{key}: {source} not found; give a file, a folder with train files, or a hub id OWNER/NAME")
     if not path.name.endswith((*SUFFIXES, ".txt")):

@@ -64,6 +64,6 @@ def _row(stage: Stage) -> list[RenderableType]:
 
     share = f"{stage.done:g}/{stage.total:g}" if stage.total and stage.status != "done" else ""
     eta = clock(stage.eta) if stage.eta is not None and stage.status == "running" else ""
-    took = clock(stage.seconds) if stage.seconds is not None else ""
+    took = clock(stage.seconds) if stage.seconds is not None and stage.status == "done" else ""
     note = stage.note if stage.status == "running" else ""
     return [stage.name, styled(stage.status, COLOURS[stage.status]), share, eta, took, note]

@@ -65,16 +65,16 @@ def stages(state: State) -> pd.DataFrame:
     rows = []
     for stage in state.stages.values():
         at_work = stage.status == "running" and stage.total
-        known = stage.seconds is not None
+        took, peak = (stage.seconds, stage.peak_memory_bytes) if stage.status == "done" else (None, None)
         rows.append({
             "stage": stage.name,
             "status": stage.status,
             "progress": f"{stage.done:g} of {stage.total:g}" if at_work else "",
             "ETA": clock(stage.eta) if at_work and stage.eta is not None else "",
-            "time": clock(stage.seconds) if known else "",
-            "tokens/s": f"{stage.tokens / stage.seconds:,.0f}" if stage.tokens and stage.seconds else "",
-            "memory": f"{stage.peak_memory_bytes / 2**30:.1f} GiB" if stage.peak_memory_bytes else "",
-            "device": stage.device or "",
+            "time": clock(took) if took is not None else "",
+            "tokens/s": f"{stage.tokens / took:,.0f}" if took and stage.tokens else "",
+            "memory": f"{peak / 2**30:.1f} GiB" if peak else "",
+            "device": (stage.device or "") if took is not None else "",
             "needs": ", ".join(stage.needs),
         })  # fmt: skip
     return pd.DataFrame(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -124,6 +125,13 @@ def test_a_line_that_a_kill_cut_is_passed_over(tmp_path: Path) -> None:
     assert statuses(tmp_path) == {"first": "running", "second": "to do"}
     events.Log(tmp_path).begin({"third": []})  # and the next event is not joined to it
     assert statuses(tmp_path) == {"third": "to do"}
+
+
+@pytest.mark.parametrize("line", ['{"event": "run"}', '{"event": "run", "stages": [3]}', "[1]", "x"])
+def test_another_file_of_that_name_is_no_traceback(tmp_path: Path, line: str) -> None:
+    (tmp_path / events.NAME).write_text(f"{line}\n")
+    with contextlib.suppress(UserError):
+        assert not events.read(tmp_path).stages
 
 
 def test_progress_is_written_now_and_then_and_at_the_end(tmp_path: Path) -> None:

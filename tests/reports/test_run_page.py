@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,18 +10,14 @@ import pytest
 pytest.importorskip("streamlit")
 
 from harness import events
-from tests.reports.conftest import HOSTILE
+from tests.reports.conftest import HOSTILE, training_row
 from tests.reports.test_pages import open_page, words
 
 
-def row(step: int, response: str) -> dict[str, object]:
-    samples = [{"prompt": "Tea?", "response": response, "score": step / 10}]
-    return {"step": step, "reward": step / 10, "kl": 0.1 * step, "entropy": 2.0, "length": 8.0, "samples": samples}
-
-
 @pytest.fixture
-def at_work(tmp_path: Path) -> events.Log:
+def at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> events.Log:
     """A run whose second stage trains."""
+    monkeypatch.setattr(events, "EVERY", 0)
     (tmp_path / "mine" / "stages").mkdir(parents=True)
     log = events.Log(tmp_path / "mine")
     log.begin({"data": [], "helpful_only": ["data"], "report": ["helpful_only"]})
@@ -29,7 +26,7 @@ def at_work(tmp_path: Path) -> events.Log:
     log.stage("helpful_only", 2, 3)
     for step, answer in ((1, "The first answer."), (2, HOSTILE)):
         log.advance(step, 6, "PM score")
-        log.row(row(step, answer))
+        log.row(training_row(step, answer))
     return log
 
 
@@ -41,11 +38,12 @@ def test_a_run_at_work_shows_stages_curves_and_samples(
     said = words(app)
     facts = {metric.label: metric.value for metric in app.metric}
     assert (facts["Run"], facts["Stages done"], facts["At work"]) == ("running", "1 of 3", "helpful_only")
-    assert all(text in said for text in ("2 of 6", "200", "1.0 GiB", "to do", "The first answer."))
+    for text in ("2 of 6", "200", "1.0 GiB", "to do", "The first answer."):
+        assert text in said
     assert "<script" not in said
     assert len(app.get("arrow_vega_lite_chart") or app.get("vega_lite_chart")) == 4
     at_work.advance(3, 6, "PM score")
-    at_work.row(row(3, "Newer than new."))
+    at_work.row(training_row(3, "Newer than new."))
     assert "Newer than new." in words(app.run())
 
 
@@ -72,5 +70,8 @@ def test_several_runs_and_a_finished_one(at_work: events.Log, tmp_path: Path, mo
     assert all(name in words(app) for name in ("mine", "other", "All runs"))
 
 
-def test_a_run_that_left_no_events_is_told_so(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "Not measured: events.jsonl is missing" in words(open_page("run", run_folder, monkeypatch)).replace("\\", "")
+def test_a_run_that_left_no_events_is_told_so(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Path(shutil.copytree(run_folder, tmp_path / "old", ignore=shutil.ignore_patterns(events.NAME, "report")))
+    assert "Not measured: events.jsonl is missing" in words(open_page("run", old, monkeypatch)).replace("\\", "")

@@ -240,10 +240,14 @@ def _after(stage: Stage, kind: str, event: Mapping[str, Any]) -> Stage:
 
 
 def _alive(begun: Mapping[str, Any], heard: float) -> bool:
-    """Whether the process of a run lives: asked of this machine, or judged by the last touch on another."""
-    if time.time() - heard > SILENT:
+    """Whether the process of a run lives: asked of this machine, or judged by the last touch on another.
+
+    A process of that number that has long been silent is another one.
+    """
+    here = begun.get("host") == socket.gethostname()
+    if time.time() - heard > (10 * SILENT if here else SILENT):
         return False
-    if begun.get("host") != socket.gethostname():
+    if not here:
         return True
     try:
         os.kill(int(begun["pid"]), 0)

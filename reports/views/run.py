@@ -30,7 +30,7 @@ def main() -> None:
         what = f"{events.NAME} is missing, so nobody noted how this run went"
         dashboard.not_measured(Missing(what, "" if run.is_eval else f"cai run {file}"))
         st.stop()
-    st.fragment(live, run_every=EVERY if state.status == "running" else None)(run)
+    st.fragment(live, run_every=None if state.status == "done" else EVERY)(run)
     others()
 
 
@@ -48,11 +48,11 @@ def head(state: State) -> None:
         ("Run", state.status),
         ("Stages done", f"{state.count('done')} of {len(state.stages)}"),
         ("At work", at_work.name if at_work else "nothing"),
-        ("ETA of the stage", "" if at_work is None or at_work.eta is None else clock(at_work.eta)),
+        ("ETA of the stage", "none" if at_work is None or at_work.eta is None else clock(at_work.eta)),
         ("Since it began", clock((time.time() if state.status == "running" else state.heard) - state.began)),
     ]
     for place, (label, value) in zip(st.columns(len(facts)), facts, strict=True):
-        place.metric(label, value or "not known yet")
+        place.metric(label, value)
     for stage in state.stages.values():
         if stage.status == "failed":
             st.error(f"{dashboard.plain(stage.name)} failed: {dashboard.plain(stage.error)}")

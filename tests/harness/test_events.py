@@ -107,6 +107,14 @@ def test_a_run_on_another_machine_lives_while_it_touches_its_file(tmp_path: Path
     assert events.read(tmp_path).status == "killed"
 
 
+def test_a_long_silence_of_a_living_process_here_is_no_death_at_once(tmp_path: Path) -> None:
+    begun(tmp_path)
+    for silent, expected in ((2 * events.SILENT, "running"), (11 * events.SILENT, "killed")):
+        past = time.time() - silent
+        os.utime(tmp_path / events.NAME, (past, past))
+        assert events.read(tmp_path).status == expected
+
+
 def test_an_open_log_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "BEAT", 0.01)
     log = begun(tmp_path)

@@ -25,7 +25,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from harness import data
+from harness import hh_layout
 from harness.experiment import Lora, Pm
 from harness.graph import Silent
 from harness.models import chat, checkpoints
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=16, help="of each of the four PPO runs; 0: none")
     parser.add_argument("--limit", type=int, default=32)
     args = parser.parse_args()
-    both = pd.concat([data.read_hh_folder(getattr(args, k), k, 0) for k in ("harmless", "helpful")])
+    both = pd.concat([hh_layout.read_hh_folder(getattr(args, k), k, 0) for k in ("harmless", "helpful")])
     short = both[both["prompt"].str.len() + both[["chosen", "rejected"]].apply(lambda c: c.str.len()).max(axis=1) < 700]
     train, heldout = (
         short[short["split"] == split].groupby("kind").head(n).assign(p=1.0).reset_index(drop=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from harness import compare, files
-from harness.data import SHIPPED
+from harness.hh_layout import SHIPPED
 from harness.models import checkpoints, vllm, vllm_engine
 from harness.models.base import LanguageModel
 from harness.models.transformers import Generator

@@ -1,7 +1,8 @@
-"""The principles: their schema, a loader, the shipped default, and an importer for the paper's published ones."""
+"""The principles: their schema, a loader, the shipped default, and importers of the paper's and of other files."""
 
 from constitutions.importer import import_paper
 from constitutions.loader import dump, load, shipped
+from constitutions.plain import import_llm_swarm, import_principles
 from constitutions.schema import (
     ComparisonExample,
     ComparisonPrinciple,
@@ -21,7 +22,9 @@ __all__ = [
     "Excerpt",
     "FewShot",
     "dump",
+    "import_llm_swarm",
     "import_paper",
+    "import_principles",
     "load",
     "shipped",
 ]

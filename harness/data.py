@@ -1,4 +1,4 @@
-"""Prompts and human preferences: the shipped set, HH-RLHF's layout, or the user's own files.
+"""Prompts and human preferences: the shipped set, HH-RLHF's layout, or the user's own files and data sets.
 
 `select` turns them into the two tables that a run stands on, `prompts` and `preferences`, and makes sure
 that no held-out prompt is trained on and that no gold pair is seen by an arm (`harness.leaks`).
@@ -6,39 +6,41 @@ that no held-out prompt is trained on and that no gold pair is seen by an arm (`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from harness import annotators, leaks, scoring, store
-from harness.errors import UserError, one_line
-from harness.experiment import Data, Scale
-from harness.files import read_jsonl, read_parquet
+from harness import annotators, hh_layout, leaks, preferences, scoring, sources, store
+from harness.draws import uniforms
+from harness.errors import UserError
+from harness.experiment import Data, Pairs, Scale
+from harness.files import read_jsonl
 from harness.graph import Work
+from harness.hh_layout import PREFERENCES, SHIPPED
 from harness.models import chat
 
-SHIPPED = Path(__file__).parent / "shipped"
 KINDS = ("harmless", "helpful")  # red-team prompts and harm labels; helpfulness prompts and labels
-PREFERENCES = ["kind", "split", "prompt", "chosen", "rejected"]
 PROMPTS = ["kind", "split", "prompt"]
+_HELDOUT = 0.2  # of the prompts of a source without a test split
 
 
 def select(data: Data, scale: Scale, seed: int) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """(prompts, preferences, notes) of a run.
 
     prompts: kind, split (train, heldout), prompt. preferences: kind, split (train: the human labels that arms
-    see; gold: those of the gold PMs; heldout: for accuracy), prompt, chosen, rejected. notes say where what
-    came from and what was left out. Raises UserError for a missing or malformed file, an empty prompt set, and where
-    fewer prompts or pairs are there than `scale` asks for.
+    see; gold: those of the gold PMs; heldout: for accuracy), prompt, chosen, rejected, p = P(chosen is better), 0.5 to
+    1. notes say where what came from and what was left out. Raises UserError for a missing or malformed file, an empty
+    prompt set, and where fewer prompts or pairs are there than `scale` asks for.
     """
     prompt_tables, pair_tables, notes = [], [], []
     for kind in KINDS:
-        of_kind, source = _pairs(kind, data, seed)
+        of_kind, source, said = _pairs(kind, data, seed)
         pair_tables.append(of_kind)
         prompt_tables.append(_prompts(kind, data, of_kind if source != "shipped" else None))
-        notes.append(f"{kind} labels: {_words(source)}")
+        notes += [f"{kind} labels: {_words(source)}", *said]
     prompts, pairs, left_out = leaks.apart(
         pd.concat(prompt_tables, ignore_index=True), pd.concat(pair_tables, ignore_index=True)
     )
@@ -97,44 +99,81 @@ def _draw(
     return pd.concat(parts, ignore_index=True)
 
 
-def _pairs(kind: str, data: Data, seed: int) -> tuple[pd.DataFrame, str]:
-    """All preference pairs of a kind and the source they came from."""
-    subset = f"{kind}-base"
-    if data.hh_rlhf is not None:
-        root = Path(data.hh_rlhf)
-        if not root.exists() and _looks_like_path(data.hh_rlhf):
-            raise UserError(f"data.hh_rlhf: {data.hh_rlhf} not found; give a folder with harmless-base/ or a hub id")
-        if root.is_dir():
-            if (root / subset).is_dir():
-                return read_hh_folder(root / subset, kind, seed), str(root / subset)
-            if kind == "harmless":
-                raise UserError(f"data.hh_rlhf: {root} has no folder {subset}/; it must be in HH-RLHF layout")
-        elif not root.exists():
-            return _hub_pairs(data.hh_rlhf, subset, kind, seed), f"{data.hh_rlhf} ({subset})"
-        else:
-            raise UserError(f"data.hh_rlhf: {root} is a file; give the folder that holds {subset}/")
-    if kind == "helpful" and data.helpful is not None:
-        if not Path(data.helpful).is_dir():
-            raise UserError(f"data.helpful: {data.helpful} not found; give a folder with train and test files")
-        return read_hh_folder(Path(data.helpful), kind, seed), data.helpful
-    rows = read_jsonl(SHIPPED / f"preferences_{kind}.jsonl")
-    return pd.DataFrame(rows).assign(kind=kind)[PREFERENCES], "shipped"
+def _pairs(kind: str, data: Data, seed: int) -> tuple[pd.DataFrame, str, list[str]]:
+    """All preference pairs of a kind, the source they came from, and notes of what was left out of it."""
+    own = _own_pairs(data)[kind]
+    if own is not None:
+        return _from_source(kind, own, seed)
+    return *hh_layout.pairs_of_kind(kind, data, seed), []
+
+
+def _own_pairs(data: Data) -> dict[str, Pairs | None]:
+    return {"harmless": data.harmless_pairs, "helpful": data.helpful_pairs}
+
+
+def _from_source(kind: str, pairs: Pairs, seed: int) -> tuple[pd.DataFrame, str, list[str]]:
+    """Pairs in TRL's or PKU-SafeRLHF's format; see `_pairs`."""
+    key = f"data.{kind}_pairs"
+    train = sources.read(pairs.source, pairs.train, key, pairs.subset)
+    test = sources.read(pairs.source, pairs.test or "test", key, pairs.subset)
+    if train is None or (test is None and pairs.test is not None):
+        which, name = ("train", pairs.train) if train is None else ("test", pairs.test)
+        raise UserError(f"{key}: {pairs.source} has no split {name!r}; name the one to take: {key}.{which}")
+    table, notes = preferences.table(train, kind, pairs, key)
+    heldout = None
+    if test is not None:
+        heldout, more = preferences.table(test, kind, pairs, key)
+        notes += more
+    return _split(kind, table, heldout, seed), pairs.source, notes
+
+
+def _split(kind: str, train: pd.DataFrame, heldout: pd.DataFrame | None, seed: int) -> pd.DataFrame:
+    """Rows by split; without held-out rows a fifth of the prompts is. Of the rest half is for the gold PM.
+
+    Drawn by opening, whatever the kind, so that two kinds of judgments on the same pairs are split alike. A tie says
+    nothing of accuracy, so none is held out.
+    """
+    openings = pd.Series([leaks.opening(prompt) for prompt in train["prompt"]], index=train.index)
+    order = sorted(set(openings), key=lambda opening: uniforms(seed, f"split/{opening}", 1)[0])
+    n = 0 if heldout is not None else round(_HELDOUT * len(order))
+    split = dict.fromkeys(order[:n], "heldout") | dict.fromkeys(order[n : n + (len(order) - n) // 2], "gold")
+    rows = train.assign(split=[split.get(opening, "train") for opening in openings])
+    if heldout is not None:
+        seen = set(order)
+        unseen = [leaks.opening(prompt) not in seen for prompt in heldout["prompt"]]
+        rows = pd.concat([rows, heldout[unseen].assign(split="heldout")], ignore_index=True)
+    return rows[(rows["split"] != "heldout") | (rows["p"] > 0.5)].assign(kind=kind)[PREFERENCES]
 
 
 def is_local(data: Data) -> bool:
     """Whether nothing of `data` comes from the hub."""
-    return data.hh_rlhf is None or Path(data.hh_rlhf).exists() or _looks_like_path(data.hh_rlhf)
+    named = [of_kind.source for of_kind in _own_sources(data).values()]
+    return hh_layout.is_local(data) and all(sources.is_local(source) for source in named)
 
 
-def _looks_like_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") != 1
+def _own_sources(data: Data) -> dict[str, Any]:
+    """The user's own sources by their key under `data`."""
+    keys = ("harmless_pairs", "helpful_pairs", "redteam_prompts", "helpful_prompts")
+    return {key: found for key in keys if (found := getattr(data, key)) is not None}
+
+
+def declared(data: Data) -> dict[str, Any]:
+    """Settings of the stage beside `SETTINGS`: what is read of which source; of the hub's, which they are, too."""
+    hub = {} if hh_layout.is_local(data) else {"data.hub": data.hh_rlhf}
+    read = {
+        key: {name: value for name, value in own if name != "source" or not sources.is_local(own.source)}
+        for key, own in _own_sources(data).items()
+    }
+    return hub | ({"data.read": read} if read else {})
 
 
 def _prompts(kind: str, data: Data, pairs: pd.DataFrame | None) -> pd.DataFrame:
     """Prompts of a kind: the user's file, else first human turns of the preference data, else shipped."""
-    own = data.redteam_prompts if kind == "harmless" else data.helpful_prompts
+    key = "redteam_prompts" if kind == "harmless" else "helpful_prompts"
+    own = getattr(data, key)
     if own is not None:
-        prompts = read_prompts(Path(own))
+        named = f"data.{key}"
+        prompts = read_prompts(own.source, named, column=own.column, subset=own.subset, split=own.split)
         # Every fifth prompt is held out, whatever their order means.
         split = np.where(np.arange(len(prompts)) % 5 == 0, "heldout", "train")
         return pd.DataFrame({"kind": kind, "split": split, "prompt": prompts})
@@ -146,106 +185,64 @@ def _prompts(kind: str, data: Data, pairs: pd.DataFrame | None) -> pd.DataFrame:
     return pd.DataFrame(read_jsonl(SHIPPED / f"{name}.jsonl")).assign(kind=kind)[PROMPTS]
 
 
-def read_prompts(path: Path) -> list[str]:
-    """Distinct prompts of a JSONL or Parquet file with a column `prompt`. Raises UserError when there are none."""
-    if not path.is_file():
-        raise UserError(f"{path}: prompt file not found; check data.redteam_prompts / data.helpful_prompts")
-    if path.suffix == ".parquet":
-        table = read_parquet(path, ["prompt"])
-        values: Iterable[object] = table.get("prompt", [])
-    else:
-        values = [row.get("prompt") for row in read_jsonl(path)]
-    prompts = list(dict.fromkeys(chat.normalise(v) for v in values if isinstance(v, str) and v.strip()))
-    if not prompts:
-        raise UserError(f"{path}: the prompt set is empty; each row needs a non-empty text under 'prompt'")
-    return prompts
+def read_prompts(
+    source: str | Path,
+    key: str = "prompts",
+    *,
+    column: str | None = None,
+    subset: str | None = None,
+    split: str = "train",
+) -> list[str]:
+    """Distinct prompts of a column: by default `prompt`, or `transcript` as in red-team-attempts; see `sources.read`.
 
-
-def read_hh_folder(folder: Path, kind: str, seed: int) -> pd.DataFrame:
-    """Pairs of a folder with train.jsonl[.gz] and test.jsonl[.gz] of {chosen, rejected} transcripts.
-
-    The training file is halved by prompt: one half is the arms' human labels, the other the gold PM's.
+    Raises UserError, naming `key` in the experiment, where there are none, and for a row without text or messages.
     """
-    tables = []
-    for name in ("train", "test"):
-        there = [p for p in (folder / f"{name}.jsonl.gz", folder / f"{name}.jsonl") if p.is_file()]
-        if not there:
-            raise UserError(
-                f"{folder}: {name}.jsonl or {name}.jsonl.gz is missing; the folder must be in HH-RLHF layout"
-            )
-        tables.append(
-            _pairs_of(read_jsonl(there[0]), str(there[0]), kind).assign(split="heldout" if name == "test" else "")
+    rows = sources.read(str(source), split, key, subset)
+    if rows is None:
+        raise UserError(f"{key}: {source} has no split {split!r}; name the one to take: {key}.split")
+    there = {name for _, row in rows for name in row}
+    name = column or ("transcript" if "prompt" not in there and "transcript" in there else "prompt")
+    if rows and name not in there:
+        raise UserError(
+            f"{source}: no column {name!r}, its columns are {', '.join(sorted(map(str, there)))}; name the one to take "
+            f"under {key}.column"
         )
-    return _halve(tables[0], tables[1], seed)
-
-
-def _hub_pairs(name: str, subset: str, kind: str, seed: int) -> pd.DataFrame:
-    import datasets
-
-    try:
-        loaded = datasets.load_dataset(name, data_dir=subset)
-    except Exception as error:  # the hub client raises a dozen unrelated types
-        reason = one_line(error)
-        raise UserError(f"data.hh_rlhf: '{name}' is no folder here and the hub did not give it ({reason})") from error
-    train, test = (_pairs_of(list(loaded[s]), f"{name}/{subset}", kind) for s in ("train", "test"))
-    return _halve(train, test.assign(split="heldout"), seed)
-
-
-def _halve(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> pd.DataFrame:
-    # By first human turn, so that two pairs from one conversation never stand on both sides.
-    openings = pd.Series([chat.parse(p)[0]["content"] for p in train["prompt"]], index=train.index)
-    distinct = openings.drop_duplicates()
-    gold = set(distinct.iloc[np.random.default_rng(seed).permutation(len(distinct))[: len(distinct) // 2]])
-    train = train.assign(split=np.where(openings.isin(gold), "gold", "train"))
-    seen = set(openings)
-    unseen = [chat.parse(p)[0]["content"] not in seen for p in test["prompt"]]
-    return pd.concat([train, test[unseen]], ignore_index=True)[PREFERENCES]
-
-
-def _pairs_of(rows: list[dict[str, object]], source: str, kind: str) -> pd.DataFrame:
-    """Transcript pairs as (prompt, chosen, rejected); pairs whose transcripts differ before the answer are left out."""
-    pairs = []
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row.get("chosen"), str) or not isinstance(row.get("rejected"), str):
-            raise UserError(f"{source}: row {number} lacks text under 'chosen' or 'rejected'; each row needs both")
-        try:
-            prompt, chosen = chat.split_transcript(str(row["chosen"]))
-            other, rejected = chat.split_transcript(str(row["rejected"]))
-        except ValueError:
-            continue  # HH-RLHF holds a few transcripts that end with a human turn
-        if prompt == other and chosen and rejected and chosen != rejected:
-            pairs.append({"kind": kind, "split": "", "prompt": prompt, "chosen": chosen, "rejected": rejected})
-    if not pairs:
-        raise UserError(f"{source}: no usable preference pair; rows need 'chosen' and 'rejected' transcripts")
-    return pd.DataFrame(pairs)
+    given = [(f"{where}, {name}", row.get(name)) for where, row in rows]
+    prompts = [preferences.prompt_of(value, where) for where, value in given if value is not None and value != ""]
+    distinct = [prompt for prompt in dict.fromkeys(prompts) if prompt]
+    if not distinct:
+        raise UserError(f"{source}: the prompt set is empty; each row needs a non-empty text under {name!r}")
+    return distinct
 
 
 SETTINGS = (
     *("seed", "scale.redteam_prompts", "scale.helpful_prompts", "scale.heldout_prompts"),
     *("scale.preference_pairs", "scale.gold_pairs", "scale.equal_labels", "scale.max_prompt_tokens"),
 )
-PLACES = ("data.hh_rlhf", "data.helpful", "data.redteam_prompts", "data.helpful_prompts")
+PLACES = (
+    *("data.hh_rlhf", "data.helpful", "data.harmless_pairs", "data.helpful_pairs"),
+    *("data.redteam_prompts", "data.helpful_prompts"),
+)
 
 
 def files_read(data: Data) -> dict[str, Path]:
     """The files that `select` reads for `data`, by role; what comes from the hub is not among them."""
     found: dict[str, Path] = {}
-    hub = not is_local(data)
-    for kind, own in (("harmless", data.redteam_prompts), ("helpful", data.helpful_prompts)):
-        folder = Path(data.hh_rlhf) / f"{kind}-base" if data.hh_rlhf is not None else None
-        if kind == "helpful" and data.helpful is not None and not (hub or (folder and folder.is_dir())):
-            folder = Path(data.helpful)
-        if folder is not None and not hub and (folder.is_dir() or kind == "harmless"):
-            for split in ("train", "test"):
-                names = [folder / f"{split}.jsonl.gz", folder / f"{split}.jsonl"]
-                found[f"{kind}.{split}"] = next((name for name in names if name.is_file()), names[0])
-        elif not hub:
-            found[f"{kind}.pairs"] = SHIPPED / f"preferences_{kind}.jsonl"
-        if own is not None:
-            found[f"{kind}.prompts"] = Path(own)
-        elif f"{kind}.pairs" in found:
+    for kind, key in (("harmless", "redteam_prompts"), ("helpful", "helpful_prompts")):
+        pairs, prompts = _own_pairs(data)[kind], getattr(data, key)
+        shipped = pairs is None and hh_layout.add_files(found, kind, data)
+        if pairs is not None and sources.is_local(pairs.source):
+            for role, split in (("train", pairs.train), ("test", pairs.test or "test")):
+                found |= _numbered(f"{kind}.{role}", sources.split_files(pairs.source, split, f"data.{kind}_pairs"))
+        if prompts is not None and sources.is_local(prompts.source):
+            found |= _numbered(f"{kind}.prompts", sources.split_files(prompts.source, prompts.split, f"data.{key}"))
+        elif prompts is None and shipped:
             found[f"{kind}.prompts"] = SHIPPED / f"{'redteam' if kind == 'harmless' else 'helpful'}.jsonl"
     return found
+
+
+def _numbered(role: str, files: Sequence[Path]) -> dict[str, Path]:
+    return {role if place == 0 else f"{role}.{place}": file for place, file in enumerate(files)}
 
 
 def select_data(work: Work) -> None:
@@ -254,14 +251,15 @@ def select_data(work: Work) -> None:
     annotators: who labels the pairs of a kind anew, in all splits, where not people: {kind: name}.
     """
     settings = work.settings
-    prompts, preferences, notes = select(work.options.data, settings.scale, settings.seed)
+    prompts, pairs, notes = select(work.options.data, settings.scale, settings.seed)
     for kind, name in settings.annotators.items():
         role = f"annotator.{kind}"
         place = work.files.get(role) or work.models[role]
         score = scoring.open_scorer(f"{name.partition(':')[0]}:{place}")
-        mine = preferences["kind"] == kind
-        labelled = annotators.relabel(preferences[mine], score, flip=settings.annotator.flip, seed=settings.seed)
-        preferences.loc[mine, ["chosen", "rejected"]] = labelled[["chosen", "rejected"]]
+        mine = pairs["kind"] == kind
+        labelled = annotators.relabel(pairs[mine], score, flip=settings.annotator.flip, seed=settings.seed)
+        pairs.loc[mine, ["chosen", "rejected"]] = labelled[["chosen", "rejected"]]
+        pairs.loc[mine, "p"] = 1.0
         begins = f"{kind} labels: "
         notes = [
             annotators.said(kind, name, settings.annotator.flip, note.removeprefix(begins))
@@ -270,5 +268,5 @@ def select_data(work: Work) -> None:
             for note in notes
         ]
     store.write_table(work.folder / "prompts.parquet", prompts)
-    store.write_table(work.folder / "preferences.parquet", preferences)
+    store.write_table(work.folder / "preferences.parquet", pairs)
     store.write_json(work.folder / "notes.json", notes)

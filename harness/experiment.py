@@ -177,15 +177,57 @@ class Annotator(_Section):
         return self
 
 
+class _Source(_Section):
+    """A table: a file (JSONL, JSON, Parquet, CSV), a folder with train and test files, or a hub id. A name alone is its
+    source."""
+
+    source: str
+    subset: str | None = None  # of a data set on the hub that has several: the name of a configuration
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, given: Any) -> Any:
+        return {"source": given} if isinstance(given, str) else given
+
+
+class Pairs(_Source):
+    """Preferences in TRL's format, standard or conversational, or in that of PKU-SafeRLHF; the columns, where they are
+    called otherwise."""
+
+    prompt: str | None = None  # None: column prompt, or the beginning that both answers share
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+    p: str | None = None  # soft label, P(chosen is better); None: column p, where there is one
+    train: str = "train"  # names of splits
+    test: str | None = None  # None: test, where there is one, else a fifth of the prompts is held out
+
+
+class Prompts(_Source):
+    """Prompts from a column of texts or messages; of a conversation with its answer, the first human turn."""
+
+    column: str | None = None  # None: prompt, or transcript, as in red-team-attempts
+    split: str = "train"
+
+
 class Data(_Section):
     """Where prompts and preferences come from; None means the shipped set, a stand-in for human labels."""
 
     hh_rlhf: str | None = None  # folder or hub id in HH-RLHF layout: harmless-base/, helpful-base/
     helpful: str | None = None  # folder with train and test in the same layout, where hh_rlhf has no helpful-base
-    redteam_prompts: str | None = None  # JSONL or Parquet with a column prompt
-    helpful_prompts: str | None = None
+    harmless_pairs: Pairs | None = None  # comparisons of a kind in TRL's or PKU-SafeRLHF's format, before hh_rlhf's
+    helpful_pairs: Pairs | None = None
+    redteam_prompts: Prompts | None = None
+    helpful_prompts: Prompts | None = None
     harm_ratings: str | None = None  # red-team-attempts layout, for the harmfulness suite
     hhh: str | None = None  # the HHH comparisons, for the hhh suite
+
+    @model_validator(mode="after")
+    def _every_key_counts(self) -> Self:
+        if self.helpful_pairs is not None and self.helpful is not None:
+            raise ValueError("helpful and helpful_pairs both give helpfulness comparisons; leave one out")
+        if self.helpful_pairs is not None and self.harmless_pairs is not None and self.hh_rlhf is not None:
+            raise ValueError("hh_rlhf is not read beside harmless_pairs and helpful_pairs; leave it out")
+        return self
 
 
 class Scale(_Section):
@@ -361,7 +403,7 @@ class Experiment(_Section):
     pm: Pm = Pm()
     rl: Rl = Rl()
     methods: tuple[str, ...] = ()  # Python files that add arms (docs/add-a-method.md)
-    report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+    report_to: Literal["tensorboard", "wandb", "trackio", "mlflow", "none"] = "tensorboard"
     expect: Expect | None = None  # what must come out, for `cai control`
 
     @field_validator("name")
@@ -482,7 +524,11 @@ def _absolute_paths(experiment: Experiment, base: Path) -> dict[str, Any]:
         kind, colon, place = (value or "").partition(":")
         return f"{kind}:{settle(place)}" if colon and kind in ("pm", "scorer", "model") else settle(value)
 
-    data = experiment.data.model_copy(update={k: settle(v) for k, v in experiment.data.model_dump().items()})
+    def placed(value: Any) -> Any:
+        own = isinstance(value, _Source)
+        return value.model_copy(update={"source": settle(value.source)}) if own else settle(value)
+
+    data = experiment.data.model_copy(update={name: placed(value) for name, value in experiment.data})
     models = experiment.models.model_dump()
     names: dict[str, Any] = {
         k: named(v) for k, v in models.items() if k not in ("judge", "bases", "engine", "trust_remote_code")

@@ -26,6 +26,9 @@ class Progress(Protocol):
 
     def advance(self, done: float, total: float, note: str = "") -> None: ...
 
+    def row(self, values: Mapping[str, Any]) -> None:
+        """A row of a training log: step, and numbers by name; `samples`: a few {prompt, response, score}."""
+
 
 class Silent:
     """A Progress that nobody watches."""
@@ -35,6 +38,28 @@ class Silent:
 
     def advance(self, done: float, total: float, note: str = "") -> None:
         return
+
+    def row(self, values: Mapping[str, Any]) -> None:
+        return
+
+
+class Both:
+    """Two Progresses that hear the same."""
+
+    def __init__(self, first: Progress, second: Progress):
+        self.listeners = (first, second)
+
+    def stage(self, name: str, position: int, total: int) -> None:
+        for listener in self.listeners:
+            listener.stage(name, position, total)
+
+    def advance(self, done: float, total: float, note: str = "") -> None:
+        for listener in self.listeners:
+            listener.advance(done, total, note)
+
+    def row(self, values: Mapping[str, Any]) -> None:
+        for listener in self.listeners:
+            listener.row(values)
 
 
 class Values:

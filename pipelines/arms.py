@@ -111,7 +111,7 @@ def plan(experiment: Experiment) -> Training:
 
 def _check_tracker(name: str) -> None:
     """Raise UserError where the experiment tracker is not installed: before hours of training, not in the middle."""
-    packages = {"none": (), "tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}[name]
+    packages = {"none": (), "tensorboard": ("tensorboard", "tensorboardX")}.get(name, (name,))
     if packages and not any(importlib.util.find_spec(package) for package in packages):
         raise UserError(f"report_to: {name} is not installed; `pip install {name}`, or set report_to: none")
 
@@ -152,7 +152,6 @@ class Builder:
         self.constitution = constitutions.load(experiment.constitution)
         self.base = experiment.models.base
         self.feedback, self.feedback_cot = experiment.models.feedback or self.base, experiment.models.feedback_cot
-        hub = {} if data.is_local(experiment.data) else {"data.hub": experiment.data.hh_rlhf}
         functions = experiment.annotator.functions()
         labelled: dict[str, Any] = {"annotators": {kind: scoring.label(name) for kind, name in functions.items()}}
         files, models = dict[str, str | Path](data.files_read(experiment.data)), dict[str, str]()
@@ -164,7 +163,7 @@ class Builder:
         self.data = Stage(
             "data",
             data.select_data,
-            experiment.settings(*data.SETTINGS) | hub | labelled,
+            experiment.settings(*data.SETTINGS) | data.declared(experiment.data) | labelled,
             files=files,
             models=models,
             options=experiment.settings(*data.PLACES),

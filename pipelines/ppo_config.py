@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -53,11 +52,10 @@ class PPOConfig:
 
 
 def accelerator_for(config: PPOConfig, out: Path) -> Accelerator:
-    """An Accelerator with its tracker started; a tracker that is not installed is warned of and left out."""
+    """An Accelerator with its tracker started. Raises UserError for a tracker that is not installed."""
     tracker = config.report_to
     if tracker is not None and tracker not in [str(t) for t in get_available_trackers()]:
-        warnings.warn(f"{tracker} is not installed: PPO's log is in the returned table only", stacklevel=4)
-        tracker = None
+        raise UserError(f"report_to: {tracker} is not installed; `pip install {tracker}`, or set report_to: none")
     for shared in (AcceleratorState, GradientState):
         shared._reset_state()  # a trainer before us in this process may have set another precision
     accelerator = Accelerator(mixed_precision=config.mixed_precision, log_with=tracker, project_dir=out / "tracking")

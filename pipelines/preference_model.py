@@ -13,6 +13,7 @@ from harness import store
 from harness.experiment import Lora, Pm
 from harness.graph import Progress, Work
 from harness.models import chat, checkpoints, scorer
+from pipelines import card
 from pipelines.artefacts import load_pm, lora_of
 
 PAIRS = ["prompt", "chosen", "rejected", "p", "chosen_ended", "rejected_ended"]  # p = P(chosen is better)
@@ -67,6 +68,9 @@ def train(
     )
     trainer.run(job, out / "trainer", progress, "preference model")
     checkpoints.save(job.accelerator.unwrap_model(job.model), tokenizer, out / "model")
+    used = {"pairs": len(rows), "epochs": settings.epochs, "learning_rate": settings.learning_rate}
+    what = "A sequence classifier with one output, the score of an answer in log-odds"
+    card.write(out / "model", card.text("Preference model", what, base, used))
     return int(sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows) * settings.epochs)
 
 
@@ -116,7 +120,7 @@ def train_pm(work: Work) -> None:
     settings = work.settings
     preferences = pd.read_parquet(work.inputs["data"] / "preferences.parquet")
     of_kind = preferences[preferences["kind"].isin(settings.human)]
-    pairs = of_kind[of_kind["split"] == settings.split].assign(p=1.0, chosen_ended=True, rejected_ended=True)[PAIRS]
+    pairs = of_kind[of_kind["split"] == settings.split].assign(chosen_ended=True, rejected_ended=True)[PAIRS]
     if "labels" in work.inputs:
         labels = pd.read_parquet(work.inputs["labels"] / "feedback.parquet")
         pairs = pd.concat([pairs, ai_pairs(labels, hard=settings.hard)], ignore_index=True)

@@ -15,8 +15,11 @@ from harness import store
 from harness.experiment import GROUP, Lora, Rl, Scale
 from harness.graph import Progress, Work
 from harness.models import chat, checkpoints, scorer
+from pipelines import card as cards
 from pipelines.artefacts import load_pm, lora_of, start_of
 from pipelines.preference_model import PAIRS, ai_pairs
+
+SAMPLES = 3  # answers of an update that who watches a run is shown
 
 
 def snapshot_steps(updates: int, snapshots: int) -> tuple[int, ...]:
@@ -81,15 +84,28 @@ def train(
         report_to=None if report_to == "none" else report_to,
     )
 
+    latest: list[dict[str, Any]] = []  # a few answers of the update under way
+
+    def scored(asked: Sequence[str], answers: Sequence[str]) -> Any:
+        scores = pm.score(asked, answers)
+        if not latest:
+            some = list(zip(asked, answers, map(float, scores), strict=True))[:SAMPLES]
+            latest.extend({"prompt": p, "response": r, "score": score} for p, r, score in some)
+        return scores
+
     def heard(row: dict[str, Any]) -> None:
         progress.advance(row["step"], settings.updates, f"PM score {row['reward']:+.2f}, KL {row['kl']:.2f}")
+        progress.row(row | {"samples": list(latest)})
+        latest.clear()
 
     card, engine = _card(arm, start, settings), None
     if settings.engine == "vllm":
         from harness.models import vllm
 
         engine = vllm.load(start)
-    return ppo.train(policy, tokenizer, prompts, pm.score, config, out, on_update=heard, model_card=card, engine=engine)
+    log = ppo.train(policy, tokenizer, prompts, scored, config, out, on_update=heard, model_card=card, engine=engine)
+    cards.write(out / "model", _final(card))
+    return log
 
 
 def dpo(
@@ -275,6 +291,7 @@ def _run(
     checkpoints.save(
         tuned.merge_and_unload() if hasattr(tuned, "merge_and_unload") else tuned, tokenizer, out / "model"
     )
+    cards.write(out / "model", _final(card))
 
 
 def _logged(job: Any) -> pd.DataFrame:
@@ -289,11 +306,14 @@ def _snapshot(model: Any, tokenizer: Any, out: Path, step: int, card: str) -> No
 
 
 def _card(arm: str, start: str | Path, settings: Rl) -> str:
-    return (
-        f"# {arm}\n\nA snapshot (step {{step}}) of the arm `{arm}`, trained by cai-harness with {settings.algorithm} "
-        f"from `{start}`: KL coefficient {settings.kl_coef}, learning rate {settings.learning_rate}.\n"
-        "A research artefact: it has not been checked for any use.\n"
-    )
+    """A snapshot's card, but for {step}."""
+    used = {"kl_coef": settings.kl_coef, "learning_rate": settings.learning_rate, "updates": settings.updates}
+    origin = cards.called(start).replace("{", "{{").replace("}", "}}")
+    return cards.text(arm, f"A snapshot (step {{step}}) of the arm `{arm}`, by {settings.algorithm}", origin, used)
+
+
+def _final(card: str) -> str:
+    return card.format(step="").replace("A snapshot (step ) of the", "The final model of the")
 
 
 _SHARED = (
@@ -356,7 +376,7 @@ def train_dpo(work: Work) -> None:
     settings = work.settings
     preferences = pd.read_parquet(work.inputs["data"] / "preferences.parquet")
     of_kind = preferences[preferences["kind"].isin(settings.human)]
-    pairs = of_kind[of_kind["split"] == "train"].assign(p=1.0, chosen_ended=True, rejected_ended=True)[PAIRS]
+    pairs = of_kind[of_kind["split"] == "train"].assign(chosen_ended=True, rejected_ended=True)[PAIRS]
     if "labels" in work.inputs:
         labels = pd.read_parquet(work.inputs["labels"] / "feedback.parquet")
         pairs = pd.concat([pairs, ai_pairs(labels, hard=False)], ignore_index=True)

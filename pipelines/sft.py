@@ -18,6 +18,7 @@ from harness.draws import uniforms
 from harness.experiment import Lora, Sft
 from harness.graph import Progress, Work
 from harness.models import chat, checkpoints
+from pipelines import card
 from pipelines.artefacts import lora_of
 
 EXAMPLE = ["prompt", "response", "ended"]
@@ -90,6 +91,8 @@ def train(
     trainer.run(job, out / "trainer", progress, "sft")
     tuned = job.accelerator.unwrap_model(job.model)
     checkpoints.save(tuned.merge_and_unload() if lora is not None else tuned, tokenizer, out / "model")
+    used = {"examples": len(rows), "epochs": settings.epochs, "learning_rate": settings.learning_rate}
+    card.write(out / "model", card.text("Fine-tuned", "A model fine-tuned on revisions and answers", base, used))
     return int(sum(len(row["input_ids"]) for row in rows) * settings.epochs)
 
 

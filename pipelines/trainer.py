@@ -86,6 +86,10 @@ class _Heard(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.advance(state.global_step, state.max_steps, self.note)
 
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:  # the last log of a training is of its time
+            self.progress.row({"step": state.global_step} | logs)
+
 
 class Snapshots(TrainerCallback):
     def __init__(self, save: Callable[[Any, int], None], steps: Sequence[int]):

@@ -13,7 +13,10 @@ if str(HERE.parent) not in sys.path:  # Streamlit puts this file's folder on the
 
 st.set_page_config(layout="wide")
 # The folder is not called "pages": Streamlit would open such files by themselves where an address names one.
-PAGES = ("overview", "frontier", "revisions", "feedback", "evasiveness", "goodharting", "responses", "arena", "compare")
+PAGES = (
+    *("overview", "run", "frontier", "revisions", "feedback", "evasiveness", "goodharting", "responses", "arena"),
+    "compare",
+)
 st.navigation([
     st.Page(HERE / "views" / f"{name}.py", title=name.capitalize(), url_path=name, default=name == "overview")
     for name in PAGES

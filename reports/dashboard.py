@@ -21,7 +21,20 @@ DOWNLOAD = ":material/download:"
 
 
 def begin(title: str) -> RunData:
-    """Title and run picker; the chosen run. Ends the page with a plain word where there is no run."""
+    """Title and run picker; the chosen run. Ends the page with a plain word where there is no run, or no result yet."""
+    run = pick(title)
+    if not run.arms:
+        st.warning("This folder holds no results yet. A run under way writes them at its end; what is missing:")
+        for item in run.missing():
+            st.write(f"- {plain(item.what)}: `{item.command}`")
+        problems(run)
+        st.stop()
+    problems(run)
+    return run
+
+
+def pick(title: str) -> RunData:
+    """Title and run picker; the chosen run, whatever it holds. Ends the page with a plain word where there is none."""
     st.title(title)
     root = Path(os.environ.get("CAI_RUNS_DIR", "runs"))
     runs = find_runs(root)
@@ -36,15 +49,7 @@ def begin(title: str) -> RunData:
     kept = st.session_state.get("run_name")
     chosen = st.sidebar.selectbox("Run", names, index=names.index(kept) if kept in names else 0)
     st.session_state["run_name"] = chosen
-    run = open_run(runs[names.index(str(chosen))])
-    if not run.arms:
-        st.warning("This folder holds no results yet. A run under way writes them at its end; what is missing:")
-        for item in run.missing():
-            st.write(f"- {plain(item.what)}: `{item.command}`")
-        problems(run)
-        st.stop()
-    problems(run)
-    return run
+    return open_run(runs[names.index(str(chosen))])
 
 
 def open_run(folder: Path) -> RunData:

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from harness import files
-from harness.data import SHIPPED
 from harness.errors import UserError, shown
+from harness.hh_layout import SHIPPED
 from harness.models import chat
 from harness.stats import Interval, bootstrap, bootstrap_mean, finite, spearman_bootstrap
 from suites.responses import red_team

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from harness import scoring
-from harness.data import SHIPPED
 from harness.errors import UserError
 from harness.experiment import Experiment
 from harness.graph import Stage, Work
+from harness.hh_layout import SHIPPED
 from suites import along_rl, chosen, judge_stage, judges, learned, registry
 from suites.sample import (
     BEST_SETTINGS,

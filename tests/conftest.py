@@ -13,8 +13,8 @@ import pytest
 from hypothesis import settings
 
 from harness import cli
-from harness.data import SHIPPED
 from harness.files import read_jsonl
+from harness.hh_layout import SHIPPED
 from tests.fake_server import FakeServer, Reply, Serve
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

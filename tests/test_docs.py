@@ -96,6 +96,8 @@ def place(page: Path, tiny_run: Path, tiny_model: Path, tiny_experiment: Path, o
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "gate.yaml").write_text("metrics: {evasive_rate: {better: lower, margin: 0.1}}")
     (tmp_path / "ConstitutionalHarmlessnessPaper").symlink_to(own_data / "paper")
+    for file in ("principles/principles.txt", "llm-swarm/constitution.json"):
+        shutil.copy(own_data / file, tmp_path)
     for text in (*blocks(page, "python"), *blocks(page, "yaml")):
         named = re.match(r"# ([\w.-]+\.(?:py|yaml))\n", text)
         if named:
@@ -154,10 +156,13 @@ def test_commands_in_running_text_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "yaml")], ids=lambda p: p.name)
 def test_every_yaml_example_is_valid(page: Path) -> None:
     from constitutions import Constitution
+    from constitutions.plain import PrincipleTemplate
 
     for text in blocks(page, "yaml"):
         content = yaml.safe_load(text)
-        if "jobs" in content:  # a workflow of GitHub's: its own commands must be ours
+        if "{principle}" in text:
+            PrincipleTemplate.model_validate(content)
+        elif "jobs" in content:  # a workflow of GitHub's: its own commands must be ours
             for step in content["jobs"]["gate"]["steps"]:
                 if str(step.get("run", "")).startswith("cai "):
                     parse(shlex.split(step["run"])[1:])

@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import compare, constitutions, control, evaluate, inspect, judge, lock, run, verify, view
+from harness.cli import (
+    compare,
+    constitutions,
+    control,
+    evaluate,
+    inspect,
+    judge,
+    lock,
+    new,
+    publish,
+    run,
+    status,
+    verify,
+    view,
+)
 from harness.errors import UserError
 
 app = typer.Typer(
@@ -21,6 +35,9 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("plan")(run.plan)
+app.command("status")(status.status)
+app.command("new")(new.new)
+app.command("publish")(publish.publish)
 app.command("control")(control.control)
 app.command("verify")(verify.verify)
 app.command("eval")(evaluate.evaluate)

@@ -66,22 +66,53 @@ def validate(
     Terminal(soft_wrap=True).print(f"{path}: valid; {_summary(load(path))}")
 
 
-@app.command(
-    "import", epilog="Example: cai constitutions import ConstitutionalHarmlessnessPaper/prompts --out paper.yaml"
-)
+@app.command(epilog="Example: cai constitutions template principles")
+def template(
+    name: Annotated[str, typer.Argument(help="principles, or critiques: those of an llm-swarm file.")] = "principles",
+) -> None:
+    """Print a template by which `import` writes requests, to be edited and handed to it with --template."""
+    from constitutions.plain import TEMPLATES
+    from harness.errors import UserError
+
+    names = sorted(path.stem for path in TEMPLATES.glob("*.yaml"))
+    if name not in names:
+        raise UserError(f"no template {name!r}; choose from {', '.join(names)}")
+    typer.echo((TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8"), nl=False)
+
+
+@app.command("import", epilog="Example: cai constitutions import principles.txt --out mine.yaml")
 def import_(
-    folder: Annotated[Path, typer.Argument(help="The folder with the paper's prompts as JSON.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Plain principles, a line each (.txt) or under `principle` (.csv); llm-swarm's .json; or the folder "
+            "with the paper's prompts as JSON."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The YAML file to write.")],
+    template: Annotated[
+        Path | None,
+        typer.Option(help="How requests are written; `cai constitutions template` prints the shipped ones."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
-    """Turn the paper's published prompts into a constitution file, for your own use."""
-    from constitutions import dump, import_paper
+    """Turn principles of another form into a constitution file, to be read and edited."""
+    from constitutions import dump, import_llm_swarm, import_paper, import_principles
     from harness.cli.console import Terminal
     from harness.errors import UserError
 
     if out.exists() and not force:
         raise UserError(f"{out}: exists already; choose another name or add --force")
-    constitution = import_paper(folder)
+    if source.suffix in (".txt", ".csv"):
+        constitution = import_principles(source, template)
+    elif source.suffix == ".json":
+        constitution = import_llm_swarm(source, template)
+    elif source.is_file():
+        raise UserError(f"{source}: of no known kind; give a .txt, .csv or .json file, or the paper's folder")
+    elif template is not None:
+        raise UserError("--template: the paper's prompts have all requests; leave it out")
+    else:
+        constitution = import_paper(source)
     dump(constitution, out)
     Terminal(soft_wrap=True).print(f"wrote {out}: {_summary(constitution)}")
 

@@ -159,9 +159,9 @@ def evaluate(
 
 def human_pairs(folders: dict[str, Path | None]) -> dict[str, pd.DataFrame]:
     """Held-out pairs (prompt, chosen, rejected) of folders with train and test files, by kind of prompts."""
-    from harness import data
+    from harness import hh_layout
 
-    read = {kind: data.read_hh_folder(folder, kind, 0) for kind, folder in folders.items() if folder is not None}
+    read = {kind: hh_layout.read_hh_folder(folder, kind, 0) for kind, folder in folders.items() if folder is not None}
     return {kind: pairs[pairs["split"] == "heldout"] for kind, pairs in read.items()}
 
 
@@ -257,13 +257,13 @@ def heldout_prompts(path: Path | None) -> pd.DataFrame:
     """Prompts with their kind: those of a file, or the shipped held-out ones."""
     import pandas as pd
 
-    from harness import data, files
+    from harness import data, files, hh_layout
 
     if path is not None:
-        return pd.DataFrame({"prompt": data.read_prompts(path)}).assign(kind=None)
+        return pd.DataFrame({"prompt": data.read_prompts(path, "--prompts")}).assign(kind=None)
     parts = []
     for kind, name in (("harmless", "redteam"), ("helpful", "helpful")):
-        rows = pd.DataFrame(files.read_jsonl(data.SHIPPED / f"{name}.jsonl"))
+        rows = pd.DataFrame(files.read_jsonl(hh_layout.SHIPPED / f"{name}.jsonl"))
         parts.append(rows.loc[rows["split"] == "heldout", ["prompt"]].assign(kind=kind))
     return pd.concat(parts, ignore_index=True)
 

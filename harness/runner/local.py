@@ -12,10 +12,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from harness import manifest, store
+from harness import events, manifest, store
 from harness.errors import UserError
-from harness.graph import Planned, Progress, Silent, Stage, examine, in_order
+from harness.graph import Both, Planned, Progress, Silent, Stage, examine, in_order
 from harness.models.identity import identity
 from harness.models.open import rest
 
@@ -25,21 +26,27 @@ def execute(targets: Sequence[Stage], run: Path, *, seed: int, progress: Progres
 
     A stage is examined when its turn comes: one whose damaged input was made again with the same bytes is still done.
     """
-    listener = progress or Silent()
-    with store.locked(run):
+    stages = in_order(targets)
+    with store.locked(run), events.Log(run) as log:
+        listener = Both(progress or Silent(), log)
+        log.begin({stage.name: [source.name for source in stage.inputs.values()] for stage in stages})
         record = manifest.Record.of(run)
         done: dict[str, Planned] = {}
-        stages = in_order(targets)
         for position, stage in enumerate(stages, start=1):
             item = examine(stage, done, run, record)
-            if item.status != "done":
+            if item.status == "done":
+                log.write("done", stage=stage.name)
+            else:
                 listener.stage(stage.name, position, len(stages))
-                artefacts = _carry_out(item, done, record, seed, listener)
+                with log.failures():
+                    artefacts = _carry_out(item, done, record, seed, listener)
+                log.write("finished", stage=stage.name, **_told(item.folder))
                 item = replace(item, status="done", problem="", digest=manifest.digest(artefacts))
             for name in stage.published:
                 _publish(item.folder / name, run / name)
             done[stage.name] = item
             record.save()
+        log.write("end")
         return {name: item.folder for name, item in done.items()}
 
 
@@ -95,6 +102,13 @@ def _carry_out(
         shutil.rmtree(item.folder)
     os.replace(partial, item.folder)
     return artefacts
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    """What a finished stage's manifest says of its cost, for the run's events."""
+    about = manifest.read(folder) or {}
+    cost = {name: about.get(name) for name in ("tokens", "device", "peak_memory_bytes")}
+    return {"seconds": about.get("wall_seconds")} | cost
 
 
 def _may_resume(partial: Path, made_from: Mapping[str, str | None]) -> bool:

@@ -118,7 +118,7 @@ def test_a_malformed_preference_file_names_the_row(tmp_path: Path, train: str, e
     [
         (Data(hh_rlhf="/no/such/place"), "not found"),
         (Data(helpful="/no/such/place"), "not found"),
-        (Data(redteam_prompts="/no/such/file.jsonl"), "prompt file not found"),
+        (Data(redteam_prompts="/no/such/file.jsonl"), "data.redteam_prompts: /no/such/file.jsonl not found"),
         (Data(hh_rlhf="nobody/no-such-set"), "the hub did not give it"),
     ],
 )

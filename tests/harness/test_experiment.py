@@ -163,7 +163,8 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "prompts.jsonl").touch()
     (tmp_path / "x.yaml").write_text("name: x\ndata: {redteam_prompts: prompts.jsonl, hh_rlhf: Anthropic/hh-rlhf}")
     loaded = experiment.load(tmp_path / "x.yaml")
-    assert loaded.data.redteam_prompts == str((tmp_path / "prompts.jsonl").resolve())
+    assert loaded.data.redteam_prompts is not None
+    assert loaded.data.redteam_prompts.source == str((tmp_path / "prompts.jsonl").resolve())
     assert loaded.data.hh_rlhf == "Anthropic/hh-rlhf"
 
 

@@ -106,6 +106,8 @@ ROWS: list[tuple[str, Any, set[str]]] = [
     ("models.trust_remote_code", True, set()),
     ("data.hh_rlhf", "hh", {"data"}),
     ("data.helpful", "hh/helpful-base", {"data"}),
+    ("data.harmless_pairs", "redteam.jsonl", {"data"}),
+    ("data.helpful_pairs", "redteam.jsonl", {"data"}),
     ("data.redteam_prompts", "redteam.jsonl", {"data"}),
     ("data.helpful_prompts", "helpful.jsonl", {"data"}),
     ("data.harm_ratings", "ratings.jsonl", {"harmfulness"}),
@@ -302,6 +304,9 @@ ENGINES = CHAINS | ANSWERS | LABELS | SAMPLES | {"elo", "judges", "hhh"}  # all 
 EDITS: list[tuple[str, str, set[str]]] = [
     ("harness/data.py", "select", {"data"}),
     ("harness/annotators.py", "relabel", {"data"}),
+    ("harness/preferences.py", "table", {"data"}),
+    ("harness/sources.py", "read", {"data"}),
+    ("harness/hh_layout.py", "pairs_of_kind", {"data"}),
     ("harness/scoring.py", "scorer_of", {"data", "elo", "judges", "goodharting"}),  # a run by default has none
     ("harness/expect.py", "Expect", set()),
     ("harness/graph.py", "plan", set()),

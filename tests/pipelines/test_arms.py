@@ -76,9 +76,9 @@ def test_too_few_principles_are_an_error_of_the_plan(tmp_path: Path, revise: dic
 
 def test_a_tracker_that_is_not_installed_is_an_error_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
-    missing = ("wandb", "tensorboard", "tensorboardX")
+    missing = ("wandb", "tensorboard", "tensorboardX", "trackio", "mlflow")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else found(name))
-    for tracker in ("wandb", "tensorboard"):
+    for tracker in ("wandb", "tensorboard", "trackio", "mlflow"):
         with pytest.raises(UserError, match=f"report_to: {tracker} is not installed; `pip install {tracker}`"):
             arms.plan(Experiment(name="x", report_to=tracker))
     arms.plan(Experiment(name="x", report_to="none"))

@@ -31,6 +31,9 @@ class Quiet:
     def advance(self, done: int, total: int, note: str) -> None:
         pass
 
+    def row(self, values: Any) -> None:
+        pass
+
 
 def changed(before: Any, after: Any) -> set[str]:
     old = dict(before.named_parameters())

@@ -290,8 +290,10 @@ def test_model_and_snapshots_are_standard_checkpoints(tokenizer: Any, tmp_path: 
 def test_bf16_and_a_tracker_that_is_not_installed(tokenizer: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(ppo_config, "get_available_trackers", lambda: [])
     settings = config(updates=1, mixed_precision="bf16", report_to="tensorboard")
-    with pytest.warns(UserWarning, match="tensorboard is not installed"):
-        log = ppo.train(tiny(tokenizer, lora=True), tokenizer, PROMPTS, vowels, settings, tmp_path)
+    with pytest.raises(UserError, match="report_to: tensorboard is not installed; `pip install tensorboard`"):
+        ppo.train(tiny(tokenizer, lora=True), tokenizer, PROMPTS, vowels, settings, tmp_path)
+    settings = config(updates=1, mixed_precision="bf16")
+    log = ppo.train(tiny(tokenizer, lora=True), tokenizer, PROMPTS, vowels, settings, tmp_path)
     assert np.isfinite(log.to_numpy()).all()
 
 

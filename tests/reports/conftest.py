@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from harness import events
 from harness.experiment import Experiment, Revise
 from suites import evasiveness, learned
 from suites.result import SuiteResult, summary_frame
@@ -134,6 +135,7 @@ def write_run(folder: Path, seed: int = 0, table: pd.DataFrame | None = None) ->
     )
     _hhh(rng).save(results / "hhh")
     _training(results, rng)
+    _events(folder)
     (folder / "run.json").write_text(json.dumps(_about(folder.name)))
     experiment = Experiment(name=folder.name, revise=Revise(rounds=3)).model_dump(mode="json")
     (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
@@ -211,6 +213,25 @@ def _training(results: Path, rng: np.random.Generator) -> None:
     columns = ["prompt", "arm", "sample", "revision", "principle", "critique", "response", "mode", "n_principles",
                "score_harmless", "score_helpful"]  # fmt: skip
     pd.DataFrame(chains, columns=columns).to_parquet(results / "chains.parquet", index=False)
+
+
+def _events(folder: Path) -> None:
+    """What a finished run tells of itself: its data, an arm's RL with samples, its report."""
+    log = events.Log(folder)
+    log.begin({"data": [], "rl_cai": ["data"], "report": ["rl_cai"]})
+    for place, name in enumerate(("data", "rl_cai", "report"), start=1):
+        log.stage(name, place, 3)
+        for step in (1, 2, 3) if name == "rl_cai" else ():
+            log.advance(step, 3, "PM score")
+            log.row(training_row(step, f"Answer {step}. {HOSTILE}"))
+        log.write("finished", stage=name, seconds=4.0 * place, tokens=800, device="cpu", peak_memory_bytes=2**30)
+    log.write("end")
+
+
+def training_row(step: int, response: str) -> dict:
+    """A row of an arm's training log."""
+    samples = [{"prompt": "Tea?", "response": response, "score": step / 10}]
+    return {"step": step, "reward": step / 10, "kl": 0.1 * step, "entropy": 2.0, "length": 8.0, "samples": samples}
 
 
 def _about(name: str) -> dict:

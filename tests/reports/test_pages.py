@@ -76,7 +76,7 @@ def test_page_says_what_is_missing(
         (runs / "results" / "table.csv").write_text("a,b\n1,2\n")
         (runs / "run.json").write_text("<html>")
     elif state in ("cut short", "odd columns"):
-        shutil.copytree(run_folder, runs / "mine", ignore=shutil.ignore_patterns("report"))
+        shutil.copytree(run_folder, runs / "mine", ignore=shutil.ignore_patterns("report", "events.jsonl"))
         for path in (runs / "mine" / "results").rglob("*.parquet"):
             if state == "cut short":
                 path.write_bytes(path.read_bytes()[:50])

@@ -63,8 +63,9 @@ def conversation(value: Any, where: str) -> list[dict[str, str]]:
         raise UserError(f"{where}: {shown(value)} is no list of messages; write [{{role, content}}, ...]")
     messages = []
     for place, message in enumerate(given):
-        role, content = (message.get(k) for k in ("role", "content")) if isinstance(message, dict) else (None, None)
-        content = content.tolist() if hasattr(content, "tolist") else content
+        said: dict[str, Any] = message if isinstance(message, dict) else {}
+        role, content = said.get("role"), said.get("content")
+        content = content.tolist() if content is not None and hasattr(content, "tolist") else content
         if isinstance(content, list) and all(isinstance(c, dict) and isinstance(c.get("text"), str) for c in content):
             content = "".join(part["text"] for part in content)
         if role not in _ROLES or not isinstance(content, str):
@@ -162,7 +163,7 @@ def _implicit(where: str, chosen: str, rejected: str, key: str) -> tuple[list[di
 
 
 def _pku(where: str, row: dict[str, Any], kind: str) -> tuple[list[dict[str, str]], str, str]:
-    better = row.get(PKU_ID[kind])
+    better: Any = row.get(PKU_ID[kind])
     if isinstance(better, bool) or str(better) not in ("0", "1"):
         raise UserError(f"{where}: {PKU_ID[kind]} is {shown(better)}; it must be 0 or 1, the number of a response")
     texts = [row.get(column) for column in ("prompt", "response_0", "response_1")]

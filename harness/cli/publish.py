@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -88,7 +88,7 @@ def _stage(run: Path, name: str) -> Path:
     return max(found, key=lambda home: (home / manifest.NAME).stat().st_mtime)
 
 
-def _merged(model: Path, folder: Path) -> tuple[bool, object]:
+def _merged(model: Path, folder: Path) -> tuple[bool, Any]:
     """Write the model with all its weights into `folder`; (whether it is a preference model, its tokenizer)."""
     import json
 

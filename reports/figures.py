@@ -85,9 +85,7 @@ def _placed(run: RunData, rows: pd.DataFrame) -> pd.DataFrame:
     log = run.table("training", ["arm", "step"])
     if log is not None and {"arm", "step"} <= set(log) and pd.api.types.is_numeric_dtype(log["step"]):
         last = last.combine(log.groupby("arm")["step"].max().reindex(last.index), max)
-    chosen = run.table("rl_results", ["arm", "step", "chosen"])  # where an arm's result is not its last
-    if chosen is not None and {"arm", "step", "chosen"} <= set(chosen):
-        last.update(chosen[chosen["chosen"].astype(bool)].set_index("arm")["step"].astype(last.dtype))
+    last.update(run.results.set_index("arm")["step"].astype(last.dtype))  # where an arm's result is not its last
     placed = rows.assign(at=rows["step"].astype("Float64").fillna(rows["arm"].map(last).astype("Float64")))
     return placed.drop_duplicates(["arm", "at"], keep="last").astype({"at": "float64"})
 

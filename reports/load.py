@@ -193,6 +193,17 @@ class RunData:
         return rows
 
     @cached_property
+    def results(self) -> pd.DataFrame:
+        """Of each arm the snapshot that `rl.result` chose: arm, step, last, value, n; no rows where the last counts."""
+        columns = ["arm", "step", "last", "value", "n"]
+        found = self.table("rl_results", [*columns, "chosen"])
+        if found is None or {*columns, "chosen"} - set(found):
+            return pd.DataFrame(columns=columns)
+        numbers = found[columns[1:]].apply(pd.to_numeric, errors="coerce")
+        whole = found.assign(**numbers, arm=found["arm"].astype(str))[found["chosen"] == True]  # noqa: E712  a column
+        return whole[columns].dropna().astype({"step": int, "last": int, "n": int}).drop_duplicates("arm")
+
+    @cached_property
     def arms(self) -> list[str]:
         """Arms by the paper's order, the user's own after them."""
         listed = self.about.get("arms")

@@ -163,10 +163,9 @@ def _results(run: RunData) -> str:
         return ""
     if rule == "last":
         return "the last update"
-    found = run.table("rl_results", ["arm", "step", "last", "value", "n", "chosen"])
-    if found is None or not {"arm", "step", "last", "value", "n", "chosen"} <= set(found):
+    rows = run.results
+    if rows.empty:
         return f"by rule {rule}; which snapshots is not recorded"
-    rows = found[found["chosen"].astype(bool)]
     said = [f"{r.arm} update {r.step} of {r.last} ({reading.number(r.value)})" for r in rows.itertuples()]  # type: ignore[arg-type]  # untyped
     return f"by rule {rule} on {rows['n'].max()} training prompts: {', '.join(said)}"
 

@@ -17,10 +17,11 @@ from harness.graph import Values, Work
 from harness.models import open as models
 from harness.models import scorer
 from pipelines import arms
-from reports import tables
+from reports import figures, tables
 from reports.load import RunData
 from suites import along_rl, chosen, sample, stages
 from suites.claims_tables import Elo, Tables
+from tests.reports.conftest import write_run
 
 SCORES = {"step-000002": 1.0, "step-000004": 3.0, "model": 2.0}  # of what the weights in these folders say
 
@@ -124,8 +125,8 @@ def test_along_rl_it_stands_at_its_own_update() -> None:
 
 def results(folder: Path, arms_chosen: dict[str, int]) -> Path:
     rows = [{"arm": arm, "step": step, "last": 6, "value": step / 2, "n": 5, "chosen": step == own}
-            for arm, own in arms_chosen.items() for step in (2, 4, 6)]  # fmt: skip
-    folder.mkdir(parents=True)
+            for arm, own in arms_chosen.items() for step in sorted({2, 4, 6, own})]  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_parquet(folder / "rl_results.parquet")
     return folder
 
@@ -158,7 +159,21 @@ def test_provenance_names_the_rule_and_what_it_chose(tmp_path: Path) -> None:
     results(tmp_path / "results", {"rl_cai": 4, "hh_rlhf": 6})
     expected = "on 5 training prompts: rl_cai update 4 of 6 (2.00), hh_rlhf update 6 of 6 (3.00)"
     assert said("best_proxy") == f"by rule best_proxy {expected}"
+    pd.DataFrame({"arm": ["x"], "step": ["y"]}).to_parquet(tmp_path / "results" / "rl_results.parquet")
+    assert said("best_proxy") == "by rule best_proxy; which snapshots is not recorded"
+    results(tmp_path / "results", {"rl_cai": 4, "hh_rlhf": 6})
     assert said("kl:5") == f"by rule kl:5 {expected}"
+
+
+def test_a_final_model_is_drawn_at_the_update_that_was_chosen(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    ends = []
+    for _ in range(2):
+        table = figures.elo_along(RunData(folder)).table
+        assert table is not None
+        ends.append(table[(table["arm"] == "rl_cai") & table["step"].isna()]["at"].unique().tolist())
+        results(folder / "results", {"rl_cai": 3})
+    assert ends == [[5.0], [3.0]]
 
 
 def test_every_arm_of_rl_against_a_pm_has_its_choice() -> None:

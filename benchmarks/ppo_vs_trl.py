@@ -171,8 +171,9 @@ def prepare(work: Path) -> None:
     full_stop = tokenizer(".", add_special_tokens=False)["input_ids"][0]
     special = set(tokenizer.all_special_ids) | {tokenizer.pad_token_id}
     answers = [[full_stop if token in special else token for token in row] for row in answers]
-    scores = np.random.default_rng(0).normal(0, 1, len(ids)).tolist()
-    shared = {"texts": texts, "prompts": ids, "answers": answers, "scores": scores}
+    scores = np.random.default_rng(0).normal(0, 1, len(ids))
+    scores -= scores.mean()  # our values start at the mean reward, TRL's at 0
+    shared = {"texts": texts, "prompts": ids, "answers": answers, "scores": scores.tolist()}
     (work / "shared.json").write_text(json.dumps(shared))
     print(f"{len(ids)} prompts of {np.mean([len(row) for row in ids]):.0f} tokens, answers of up to {ANSWER}\n")
 

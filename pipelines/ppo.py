@@ -190,6 +190,10 @@ class _Run:
         stop = chat.stop_ids(self.tokenizer)
         answers, sampled_logp = self.sample(ids, turn)
         responses, scores = self.scored(index, answers, self.place(turn))
+        ended = np.array([row[-1] in stop for row in responses])
+        used = self.normaliser(scores, index) - config.missing_eos_penalty * ~ended
+        if turn == 1:
+            self.start_values_at(float(used.mean()))
         # When one minibatch holds all rollouts, the forward that reads them is also that of the first step.
         one = keep_graph and len(ids) <= config.minibatch_size
         parts = [self.read(rows, ids, responses, one) for rows in _chunks(range(len(ids)), config.minibatch_size)]
@@ -197,10 +201,13 @@ class _Run:
         stacked = [
             torch.cat([nn.functional.pad(part[k], (0, width - part[k].shape[1])) for part in parts]) for k in range(5)
         ]
-        ended = np.array([row[-1] in stop for row in responses])
         mask, logp, ref_logp, values, entropy = stacked
-        used = self.normaliser(scores, index) - config.missing_eos_penalty * ~ended
         return Rollouts(ids, responses, scores, used, ended, mask, logp, ref_logp, values, entropy, sampled_logp)
+
+    def start_values_at(self, reward: float) -> None:
+        """A PM's zero is arbitrary: with values at 0, an offset of all rewards becomes advantages by place (lambda < 1)."""
+        with torch.no_grad():
+            self.accelerator.unwrap_model(self.model).value.bias.fill_(reward)
 
     def place(self, turn: int) -> str:
         """Where the run is, for what users read."""

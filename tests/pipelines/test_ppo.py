@@ -147,6 +147,20 @@ def test_pad_equal_to_eos_masks_no_end_of_turn(tokenizer: Any, tmp_path: Path) -
     pd.testing.assert_frame_equal(logs[0].drop(columns="seconds"), logs[1].drop(columns="seconds"))
 
 
+@pytest.mark.parametrize("offset", [-40.0, 6.0])
+def test_a_reward_that_nothing_moves_teaches_nothing(tokenizer: Any, tmp_path: Path, offset: float) -> None:
+    """A PM's zero is arbitrary. With values that begin at 0, whitening turned a score that all answers get into
+    advantages by place: with lambda < 1 an offset counts less for early tokens than for late ones."""
+    run = run_of(
+        lively(tiny(tokenizer, lora=True)), tokenizer, tmp_path, lambda p, r: np.full(len(p), offset), kl_coef=0.0
+    )
+    before = {name: p.detach().clone() for name, p in run.named()}
+    run.update(1)
+    for name, parameter in run.named():
+        if "value" not in name:
+            torch.testing.assert_close(parameter.detach(), before[name], rtol=0, atol=1e-6)
+
+
 def test_an_ended_answer_trains_its_end_of_turn(tokenizer: Any) -> None:
     end = tokenizer.eos_token_id
     batch = ppo_math.collate([[end, 5], [end, end, 6]], [[7, end], [8]], end, "cpu")

@@ -205,7 +205,7 @@ class _Run:
         return Rollouts(ids, responses, scores, used, ended, mask, logp, ref_logp, values, entropy, sampled_logp)
 
     def start_values_at(self, reward: float) -> None:
-        """A PM's zero is arbitrary: with values at 0, an offset of all rewards becomes advantages by place (lambda < 1)."""
+        """A PM's zero is arbitrary; with values at 0, an offset of all rewards becomes advantages by place."""
         with torch.no_grad():
             self.accelerator.unwrap_model(self.model).value.bias.fill_(reward)
 

@@ -54,6 +54,7 @@ def write(run: Path, name: str, repo: str, folder: Path) -> Path:
 
     from harness import store
     from harness.cli.run import quiet
+    from harness.models import chat
     from reports import model_card
     from reports.load import RunData
 
@@ -63,7 +64,7 @@ def write(run: Path, name: str, repo: str, folder: Path) -> Path:
     with store.disk_space(folder):
         pm, tokenizer = _merged(stage / "model", folder)
         template = tokenizer.chat_template is not None
-        bos = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+        bos = bool(chat.bos_ids(tokenizer))
         card = model_card.text(RunData(run), name, stage, repo, pm=pm, template=template, bos=bos)
         store.write_text(folder / "README.md", card)
         report = run / "report" / "index.html"

@@ -77,7 +77,7 @@ def render(tokenizer: Any, messages: Sequence[Message]) -> str:
     merged = _merged(messages)
     contents = [_plain(tokenizer, inert.break_up(m["content"], inert.control_tokens(tokenizer))) for m in merged]
     text = _join(_pieces(tokenizer, tuple(m["role"] for m in merged), answer=True), contents)
-    return text.removeprefix(tokenizer.bos_token) if _bos(tokenizer) else text
+    return text.removeprefix(tokenizer.bos_token) if bos_ids(tokenizer) else text
 
 
 def encode_messages(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
@@ -88,7 +88,7 @@ def encode_messages(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     merged = _merged(messages)
     pieces = _pieces(tokenizer, tuple(m["role"] for m in merged), answer=True)
     ids = inert.encode(tokenizer, _join(pieces, [_data(tokenizer, m["content"]) for m in merged]))
-    return ids if tokenizer.chat_template is not None else [*_bos(tokenizer), *ids]
+    return ids if tokenizer.chat_template is not None else [*bos_ids(tokenizer), *ids]
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
@@ -272,7 +272,7 @@ def _continued(tokenizer: Any, head: str, text: str) -> list[int]:
     return both[len(before) :] if both[: len(before)] == before else inert.encode(tokenizer, text)
 
 
-def _bos(tokenizer: Any) -> list[int]:
+def bos_ids(tokenizer: Any) -> list[int]:
     """[BOS] where the tokenizer begins its texts with it, else []."""
     begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
     return [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None and begins else []

@@ -142,8 +142,9 @@ def test_value_pretraining_moves_the_value_head_and_nothing_else(
 
 
 def test_value_pretraining_learns_what_answers_are_worth(tiny_model: Path, tmp_path: Path) -> None:
-    """Scores are about 14 here, which a value head at 0 must learn, beyond the clip of values in an update."""
+    """Each batch is new answers: what the head explains of them it learned from others. It starts at their mean."""
     settings = {"value_pretraining": 8, "rollouts_per_update": 16, "minibatch_size": 16, "epochs": 4}
     rows = train(tiny_model, tmp_path, updates=1, learning_rate=2e-2, **settings).attrs["value_pretraining"]
     assert rows[0]["explained_variance"] == pytest.approx(0, abs=1e-6)
-    assert rows[-1]["value_loss"] < 0.5 * rows[0]["value_loss"]
+    assert rows[-1]["explained_variance"] > 0.25
+    assert rows[-1]["value_loss"] < rows[0]["value_loss"]

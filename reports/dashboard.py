@@ -47,7 +47,10 @@ def pick(title: str) -> RunData:
         st.stop()
     names = [run.name for run in runs]
     kept = st.session_state.get("run_name")
-    chosen = st.sidebar.selectbox("Run", names, index=names.index(kept) if kept in names else 0)
+    # By key, not by index: another index makes another widget, which forgets what was picked in it.
+    if st.session_state.get("run_picker") not in names:
+        st.session_state["run_picker"] = kept if kept in names else names[0]
+    chosen = st.sidebar.selectbox("Run", names, key="run_picker")
     st.session_state["run_name"] = chosen
     return open_run(runs[names.index(str(chosen))])
 

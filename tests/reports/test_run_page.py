@@ -75,3 +75,14 @@ def test_a_run_that_left_no_events_is_told_so(
 ) -> None:
     old = Path(shutil.copytree(run_folder, tmp_path / "old", ignore=shutil.ignore_patterns(events.NAME, "report")))
     assert "Not measured: events.jsonl is missing" in words(open_page("run", old, monkeypatch)).replace("\\", "")
+
+
+def test_one_run_after_another_can_be_picked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("first", "second", "third"):
+        (tmp_path / name / "stages").mkdir(parents=True)
+        events.Log(tmp_path / name).begin({"data": []})
+    app = open_page("run", tmp_path, monkeypatch, run_name="first")
+    for name in ("second", "third", "first"):
+        app.sidebar.selectbox[0].set_value(name).run()
+        assert app.sidebar.selectbox[0].value == name
+        assert app.session_state["run_name"] == name

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from reports import figures_training
 from reports.exhibit import Drawn, exhibit
 from reports.figures import ordered, plane
 from reports.load import Missing, RunData
@@ -25,10 +26,8 @@ FINAL = -1.0  # in place of the missing step of a final model
 )
 def frontier_matched_kl(run: RunData) -> Drawn:
     """Elo of each RL arm at the largest KL that all of them reach, interpolated between its snapshots."""
-    if run.is_eval:
-        raise Missing("responses alone do not tell the KL of an RL run", "cai run experiments/demo.yaml")
     settings = [("rl.snapshots", 2), ("suites", ["elo", "goodharting"])]
-    curve = run.need("goodharting/overoptimisation", ["arm", "step", "kl"], settings=settings)
+    curve = figures_training.along_kl(run, ["arm", "step", "kl"], settings)
     draws = {side: _draws(run, name) for side, name in SIDES.items()}
     estimates = {side: run.metric(f"elo_{name}", "elo") for side, name in SIDES.items()}
     every = {str(arm): _path(str(arm), part, draws) for arm, part in curve.groupby("arm")}

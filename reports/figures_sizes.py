@@ -9,6 +9,7 @@ import pandas as pd
 
 from reports import reading, style
 from reports.exhibit import Exhibit
+from reports.figures_training import chain_scores, most_principles
 from reports.load import Missing, RunData, in_order
 
 CAVEAT = (
@@ -75,17 +76,11 @@ def _hhh(run: RunData) -> pd.DataFrame:
 
 def _chains(run: RunData) -> pd.DataFrame:
     """Harmlessness PM scores of the runs' chains."""
-    columns = ["mode", "n_principles", "revision", "which", "estimate", "low", "high", "n"]
-    rows = run.need("pm_score/revisions", columns)
+    rows = chain_scores(run)
     rows = rows[rows["which"] == "harmless"]
     if rows.empty:
         raise Missing("the chains have no harmlessness score", run.command("pm_score"))
     return rows
-
-
-def _most(rows: pd.DataFrame) -> pd.DataFrame:
-    number = rows["n_principles"]
-    return rows[number == number.max()] if number.notna().any() else rows
 
 
 def _last(rows: pd.DataFrame) -> pd.DataFrame:
@@ -93,7 +88,7 @@ def _last(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _revisions(run: RunData) -> pd.DataFrame:
-    rows = _most(_chains(run))
+    rows = most_principles(_chains(run))
     critiqued = rows[rows["mode"] == "critiqued"]
     rows = rows if critiqued.empty else critiqued
     return rows.assign(line="revision " + rows["revision"].astype(int).astype(str))
@@ -109,7 +104,7 @@ def _principles(run: RunData) -> pd.DataFrame:
 
 
 def _modes(run: RunData) -> pd.DataFrame:
-    rows = _last(_most(_chains(run)))
+    rows = _last(most_principles(_chains(run)))
     if rows["mode"].nunique() < 2:
         raise Missing("there are no direct chains", run.command("pm_score", ("revise.also_direct", True)))
     return rows.assign(line=rows["mode"].astype(str))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
@@ -18,11 +20,13 @@ _LABELS = {"plain": "#0072B2", "cot": "#009E73"}
 # ---------------------------------------------------------------- revisions
 
 
-def _main_revisions(run: RunData) -> pd.DataFrame:
+def chain_scores(run: RunData) -> pd.DataFrame:
+    """PM scores of the run's chains, by mode, number of principles, revision and PM (`which`)."""
     return run.need("pm_score/revisions", _REVISIONS)
 
 
-def _most_principles(rows: pd.DataFrame) -> pd.DataFrame:
+def most_principles(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the main chains, which draw from the most principles."""
     number = rows["n_principles"]
     return rows[number == number.max()] if number.notna().any() else rows
 
@@ -35,7 +39,7 @@ def _most_principles(rows: pd.DataFrame) -> pd.DataFrame:
 )
 def revisions(run: RunData) -> Drawn:
     """Harmlessness and helpfulness PM score of revisions 0 to 4, critiqued and direct."""
-    rows = _most_principles(_main_revisions(run))
+    rows = most_principles(chain_scores(run))
     sides = [side for side in ("harmless", "helpful") if (rows["which"] == side).any()]
     if not sides:
         raise Missing("the chains have neither a harmlessness nor a helpfulness score", run.command("pm_score"))
@@ -70,7 +74,7 @@ def _change(run: RunData, side: str) -> str:
     except Missing:
         return f"{name} has no paired differences."
     rows = steps[(steps["which"] == side) & (steps["comparison"] == "overall")]
-    rows = _most_principles(rows).sort_values("mode")  # critiqued before direct
+    rows = most_principles(rows).sort_values("mode")  # critiqued before direct
     if rows.empty:
         return f"{name} has no paired differences."
     row = rows.iloc[0]
@@ -83,7 +87,7 @@ def _change(run: RunData, side: str) -> str:
 )
 def principles(run: RunData) -> Drawn:
     """Harmlessness PM score of the last revision against the number of principles drawn from."""
-    rows = _main_revisions(run)
+    rows = chain_scores(run)
     rows = rows[(rows["which"] == "harmless") & rows["n_principles"].notna()]
     rows = rows[rows["revision"] == rows["revision"].max()]
     if rows["n_principles"].nunique() < 2:
@@ -331,6 +335,13 @@ def _against_a_pm(run: RunData) -> list[Setting]:
     return run.needs_arm("rl_cai", "rl_cai_cot", "helpful_only", "hh_rlhf") + [("rl.algorithm", "ppo")] * dpo
 
 
+def along_kl(run: RunData, columns: list[str], settings: Sequence[Setting]) -> pd.DataFrame:
+    """Snapshots by the KL at which they stand. Raises Missing, naming the `settings` that would measure it."""
+    if run.is_eval:
+        raise Missing("responses alone do not tell the KL of an RL run", "cai run experiments/demo.yaml")
+    return run.need("goodharting/overoptimisation", columns, settings=settings)
+
+
 @exhibit(
     "overoptimisation",
     "Proxy against gold PM along KL",
@@ -338,10 +349,8 @@ def _against_a_pm(run: RunData) -> list[Setting]:
 )
 def overoptimisation(run: RunData) -> Drawn:
     """Proxy (dashed) and gold (solid, with interval) score against the square root of KL."""
-    if run.is_eval:
-        raise Missing("responses alone do not tell the KL of an RL run", "cai run experiments/demo.yaml")
-    rows = run.need("goodharting/overoptimisation", ["arm", "step", "sqrt_kl", "proxy", "gold", "low", "high"],
-                    settings=[("rl.snapshots", 5), *_against_a_pm(run)])  # fmt: skip
+    columns = ["arm", "step", "sqrt_kl", "proxy", "gold", "low", "high"]
+    rows = along_kl(run, columns, [("rl.snapshots", 5), *_against_a_pm(run)])
     gold = rows.assign(estimate=rows["gold"])
     figure, (axes,) = style.new()
     arms = in_order(set(rows["arm"].astype(str)))

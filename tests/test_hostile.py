@@ -60,7 +60,7 @@ def content(folder: Path) -> dict[str, str]:
 def place(case: Case, folder: Path, whole_run: Path) -> list[str]:
     """Write the case's files; its arguments with OUT and RUN as paths."""
     out, run = folder / "out", folder / "run"
-    if "RUN" in case.arguments:
+    if any(word.split(":")[0] == "RUN" for word in case.arguments):
         shutil.copytree(whole_run, run)
     for name, data in case.files.items():
         path = folder / "in" / name
@@ -70,7 +70,7 @@ def place(case: Case, folder: Path, whole_run: Path) -> list[str]:
             path = tables[int(which) % len(tables)] if which.isdigit() else run / which
         path.write_bytes(data)
     words = {"OUT": str(out), "RUN": str(run)}
-    return [words.get(word, word) for word in case.arguments]
+    return [f"{run}{word[3:]}" if word.startswith("RUN:") else words.get(word, word) for word in case.arguments]
 
 
 def called(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> int:

@@ -74,7 +74,7 @@ def stages(state: State) -> pd.DataFrame:
             "time": clock(took) if took is not None else "",
             "tokens/s": f"{stage.tokens / took:,.0f}" if took and stage.tokens else "",
             "memory": f"{peak / 2**30:.1f} GiB" if peak else "",
-            "device": (stage.device or "") if took is not None else "",
+            "device": (stage.device or "").partition(" (")[0] if took is not None else "",
             "needs": ", ".join(stage.needs),
         })  # fmt: skip
     return pd.DataFrame(rows)

@@ -114,7 +114,8 @@ def test_page_is_drawn(name: str, page: Any, url: str, tmp_path: Path) -> None:
     assert page.locator('[data-testid="stAlert"]:has-text("Not measured")').count() == 0
     figures = page.locator('[data-testid="stMain"] [data-testid="stImage"] :is(img, svg)')
     if name in FIGURES:
-        assert figures.count() == FIGURES[name]
+        # The script's end comes before the browser has drawn what it sent.
+        sync_api.expect(figures).to_have_count(FIGURES[name], timeout=20_000)
         assert all(figures.nth(i).bounding_box()["width"] > 300 for i in range(FIGURES[name]))
     keep(page, name, tmp_path)
     assert (Path(os.environ.get("CAI_SCREENSHOTS", tmp_path)) / f"{name}.png").stat().st_size > 10_000

@@ -198,13 +198,12 @@ def watching(draw: st.DrawFn) -> Case:
 @st.composite
 def writing(draw: st.DrawFn) -> Case:
     """`new` and `publish`, which write into a folder of their own."""
+    kinds, name = st.sampled_from(["method", "suite", "constitution", "experiment"]), st.just("mine")
     if draw(st.booleans()):
-        kind = draw(st.sampled_from(["method", "suite", "constitution", "experiment"]) | NAMES)
-        return Case(
-            [word for word in ["new", kind, draw(NAMES | st.just("mine")), "--in", "OUT"] if "\x00" not in word]
-        )
+        words = ["new", draw(st.one_of(*[kinds] * 6, NAMES)), draw(st.one_of(*[name] * 6, NAMES)), "--in", "OUT"]
+        return Case([word for word in words if "\x00" not in word])
     model = f"RUN:{draw(NAMES | st.sampled_from(['rl_cai', 'pm.rl_cai', '']))}"
-    return Case(["publish", model, draw(NAMES | st.just("me/model")), "--dry-run", "--out", "OUT"])
+    return Case(["publish", model, draw(st.one_of(*[st.just("me/model")] * 6, NAMES)), "--dry-run", "--out", "OUT"])
 
 
 @st.composite

@@ -167,6 +167,7 @@ class Builder:
             files=files,
             models=models,
             options=experiment.settings(*data.PLACES),
+            kind="table",
         )
 
     def pm(
@@ -186,6 +187,7 @@ class Builder:
             inputs,
             models={"base": self.base},
             options=self.experiment.settings(*preference_model.OPTIONS),
+            kind="pm",
         )
 
     def rl(
@@ -217,6 +219,7 @@ class Builder:
             inputs,
             models={} if policy is not None else {"base": self.base},
             options=self.experiment.settings(*rl.OPTIONS[algorithm]),
+            kind="rl",
         )
 
     def chains(self, mode: str, policy: Stage, first: Stage, *, principles: int | None = None) -> Stage:
@@ -233,6 +236,7 @@ class Builder:
             self.experiment.settings(*critique_revise.SETTINGS) | own,
             {"first": first, "policy": policy},
             options=self.experiment.settings(*critique_revise.OPTIONS),
+            kind="sample",
         )
 
     def respond(self, name: str, policy: Stage, *, kind: str, samples: int) -> Stage:
@@ -243,6 +247,7 @@ class Builder:
             self.experiment.settings(*respond.SETTINGS) | {"kind": kind, "samples": samples},
             {"data": self.data, "policy": policy},
             options=self.experiment.settings(*respond.OPTIONS),
+            kind="sample",
         )
 
     def finetune(self, arm: str, chains: Stage, helpful: Stage) -> Stage:
@@ -254,12 +259,13 @@ class Builder:
             {"chains": chains, "helpful": helpful},
             models={"base": self.base},
             options=self.experiment.settings(*sft.OPTIONS),
+            kind="sft",
         )
 
     def best_of(self, arm: str, policy: Stage, pm: Stage) -> Stage:
         """An arm: of so many answers of `policy` (scale.best_of) the one that `pm` scores highest."""
         inputs = {"policy": policy, "pm": pm}
-        return Stage(arm, best_of.describe, self.experiment.settings(*best_of.SETTINGS), inputs)
+        return Stage(arm, best_of.describe, self.experiment.settings(*best_of.SETTINGS), inputs, kind="table")
 
     def single_principles(self) -> dict[str, int]:
         """Places of comparison principles, evenly over the constitution, by the variant that asks one alone."""
@@ -302,6 +308,7 @@ class Builder:
                 files,
                 models,
                 options=self.experiment.settings(*scored_feedback.OPTIONS),
+                kind="label",
             )
         own: dict[str, Any] = {"cot": cot, "only": only, "most": most}
         own["constitution"] = Excerpt.of(self.constitution, "comparison", "cot" if cot else "comparison")
@@ -313,4 +320,5 @@ class Builder:
             inputs,
             models={} if "policy" in inputs else {"feedback": model},
             options=self.experiment.settings(*ai_feedback.OPTIONS),
+            kind="label",
         )

@@ -378,7 +378,7 @@ def edited(source: str, name: str) -> str:
 
 def reread() -> None:
     """Source files are read once a process; from here they are read anew."""
-    for cached in (code._module, code._references, code._source, code._sources, code._known):
+    for cached in (code._module, code._references, code._source, code.sources, code._known):
         cached.cache_clear()
 
 

@@ -35,6 +35,7 @@ from harness.runner.work import Made, Task, carry_out
 RETRIES = 3  # of a stage whose worker was lost
 EVERY = 0.5  # seconds between two reports of a worker's progress
 VISIBLE = 90.0  # seconds that a network file system may take to show a node what another has written
+_NONE_THERE = "no Ray cluster there; start one with `ray start --head`, or correct the address"
 TOKEN = ".driver"  # a file in the run's folder by which a worker knows that it sees the driver's
 
 
@@ -84,6 +85,12 @@ def _connect(address: str | None, tries: int = 2) -> None:
     import ray
 
     own: dict[str, Any] = {"address": address}
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():  # Ray would try for a quarter of an hour
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(f"--address {address}: {_NONE_THERE} ({one_line(error)})") from error
     if address is None:
         here = compute.here()
         own = {"address": "local", "num_cpus": int(here.cpus), "num_gpus": int(here.gpus)}
@@ -91,8 +98,7 @@ def _connect(address: str | None, tries: int = 2) -> None:
     try:
         ray.init(**own, log_to_driver=False, logging_level="CRITICAL", configure_logging=True)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        place = "start one with `ray start --head`" if address == "auto" else "check the address and that Ray is up"
-        raise UserError(f"--address {address}: no Ray cluster there ({one_line(error)}); {place}") from error
+        raise UserError(f"--address {address}: {_NONE_THERE} ({one_line(error)})") from error
     except Exception as error:  # of no type of its own: a machine so busy that Ray's own 30 s are not enough
         ray.shutdown()
         if address is None and tries > 1:
@@ -258,13 +264,13 @@ def _work(given: tuple[Task, Driver], mail: Any) -> Made | Failed:
     os.environ.update(driver.environment)
     try:
         post = Post(mail, task.name)
-        post.send("began", (node,))
+        post.send("began", (f"{node}, process {os.getpid()}",))
         _check(task, driver, node)
         _prepare(task)
         return carry_out(task, post)
     except UserError as error:
         return Failed(str(error))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # SystemExit would end the worker
         if type(error).__name__ == "OutOfMemoryError":  # torch's: of a GPU
             return Failed(
                 f"node {node}: {task.name} needs more memory than its GPU has ({one_line(error)}); lower its batch "
@@ -291,7 +297,10 @@ def _check(task: Task, driver: Driver, node: str) -> None:
         if own[0].get(name) != version:
             raise UserError(f"node {node}: {name} {own[0].get(name)} where the driver has {version}; {_SAME}")
     if own[1] != driver.sources:
-        raise UserError(f"node {node}: another state of cai-harness's code than the driver's; {_SAME}")
+        raise UserError(
+            f"node {node}: another state of cai-harness's code than the driver's; where it was edited since the run "
+            f"began, run the same command again, else {_SAME}"
+        )
     _until(
         lambda: (driver.run / TOKEN).read_text() == driver.token,
         f"node {node}: {driver.run} is not the folder that the driver writes; give --out on a file system that all "

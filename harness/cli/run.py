@@ -129,7 +129,7 @@ def _run(experiment: Experiment, file: Path, folder: Path, carry_out: Execute) -
 def plan(
     experiment_file: File,
     out: Out = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print rows of {stage, status, key, needs}.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print rows of {stage, status, key, needs, ...}.")] = False,
 ) -> None:
     """Show every stage as done, started, stale or to do, before anything is loaded.
 
@@ -146,8 +146,16 @@ def plan(
     from harness import experiment as experiments
     from harness import graph
     from harness.cli.console import Terminal, styled
+    from harness.runner import compute
 
     experiment = experiments.load(experiment_file)
+    here = [compute.here()]
+
+    def share(stage: Stage) -> str:
+        """What a stage gets where several run at once (--runner ray)."""
+        need = compute.need(stage, experiment.compute, here)
+        return compute.told(need) + ("" if compute.fits(need, here) else " (not here)")
+
     found = {}
     for name, cell in experiment.cells().items():
         folder = (out or Path("runs") / experiment.name) / name
@@ -155,7 +163,7 @@ def plan(
         _check_data(cell, found[folder])
     if as_json:
         rows = [
-            {"stage": i.stage.name, "status": i.status, "key": i.key, "needs": i.needs}
+            {"stage": i.stage.name, "status": i.status, "key": i.key, "needs": i.needs, "compute": share(i.stage)}
             | ({"run": folder.name} if experiment.is_study else {})
             for folder, planned in found.items()
             for i in planned
@@ -165,11 +173,11 @@ def plan(
     colours = {"done": "green", "started": "yellow", "stale": "yellow", "damaged": "red", "to do": "cyan"}
     for folder, planned in found.items():
         table = Table(title=f"{experiment.name} in {folder}", title_justify="left")
-        for column in ("stage", "status", "needs", "key"):
+        for column in ("stage", "status", "needs", "compute", "key"):
             table.add_column(column)
         for item in planned:
             status = styled(item.status, colours[item.status])
-            table.add_row(item.stage.name, status, ", ".join(item.needs), item.key[:8])
+            table.add_row(item.stage.name, status, ", ".join(item.needs), share(item.stage), item.key[:8])
         Terminal().print(table)
 
 

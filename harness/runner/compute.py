@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import ge
 from pathlib import Path
 
 from harness.errors import UserError
@@ -57,17 +58,27 @@ def need(stage: Stage, asked: Compute, nodes: Sequence[Node], workers: int | Non
         gpus=gpus if given.gpus is None else given.gpus,
         memory=given.memory,
     )
-    if not any(_fits(found, node) for node in nodes):
-        raise UserError(
-            f"compute.{stage.kind}: {told(found)} asked, and no machine has that (the largest, {largest.name}: "
-            f"{largest.cpus:g} CPUs, {largest.gpus:g} GPUs, {largest.memory / 2**30:.0f} GiB); ask for less"
-        )
     return found
 
 
-def _fits(asked: Need, node: Node) -> bool:
-    memory = (asked.memory or 0) * 2**30
-    return (asked.cpus or 0) <= node.cpus and (asked.gpus or 0) <= node.gpus and memory <= node.memory
+def fits(asked: Need, nodes: Sequence[Node]) -> bool:
+    """Whether one of the machines has all that is asked for."""
+    least = (asked.cpus or 0, asked.gpus or 0, (asked.memory or 0) * 2**30)
+    return any(all(map(ge, (node.cpus, node.gpus, node.memory), least)) for node in nodes)
+
+
+def check(stages: Sequence[Stage], asked: Compute, nodes: Sequence[Node], workers: int | None = None) -> None:
+    """Raise UserError for a stage that none of the machines can carry out: it would wait for ever."""
+    for stage in stages:
+        found = need(stage, asked, nodes, workers)
+        if not fits(found, nodes):
+            there = "; ".join(
+                f"{n.name}: {n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory / 2**30:.0f} GiB" for n in nodes[:4]
+            )
+            raise UserError(
+                f"compute.{stage.kind}: {told(found)} asked, and no machine has that ({there}); ask for less, or "
+                "start Ray on larger ones"
+            )
 
 
 def told(need: Need) -> str:

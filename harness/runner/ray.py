@@ -24,7 +24,7 @@ from typing import Any
 from harness import code, manifest, store
 from harness.errors import UserError, one_line
 from harness.experiment import Compute
-from harness.graph import Stage, Watcher
+from harness.graph import Stage, Watcher, in_order
 from harness.models.checkpoints import TRUST
 from harness.models.identity import identity
 from harness.runner import compute, schedule
@@ -55,6 +55,7 @@ def execute(
     is not installed or cannot be reached, and for what a worker cannot do, naming the node.
     """
     with cluster(address) as nodes:
+        compute.check(in_order(targets), asked or Compute(), nodes, workers)
         runner = Ray(run.resolve(), asked or Compute(), nodes, workers)
         try:
             return schedule.execute(targets, run.resolve(), runner, seed=seed, progress=progress)

@@ -48,8 +48,10 @@ def test_what_is_asked_for_is_given_and_the_rest_derived() -> None:
     ("asked", "said"), [({"gpus": 2}, "2 GPUs"), ({"cpus": 3}, "3 CPUs"), ({"memory": 17}, "17 GiB")]
 )
 def test_more_than_any_machine_has_is_refused(asked: dict[str, float], said: str) -> None:
-    with pytest.raises(UserError, match=rf"compute\.pm: .*{said}.* asked, and no machine has that .*laptop: 2 CPUs"):
-        compute.need(Stage("s", nothing, kind="pm"), Compute(pm=Need(**asked)), LAPTOP)
+    with pytest.raises(
+        UserError, match=rf"compute\.pm: .*{said}.* asked, and no machine has that .*laptop: 2 CPUs, 0 GPUs, 16 GiB"
+    ):
+        compute.check([Stage("s", nothing, kind="pm")], Compute(pm=Need(**asked)), LAPTOP)
 
 
 def test_this_machine_has_cores_and_memory() -> None:

@@ -32,7 +32,7 @@ def plan(experiment: Experiment, file: Path, arms: Mapping[str, Stage | None], t
         place="results",
         published=("run.json", "experiment.yaml"),
     )
-    files = {"template": _HERE / "template.html", "paper": _HERE / "paper.yaml"}
+    files = {name: _HERE / f"{name}.html" for name in ("template", "page", "macros")} | {"paper": _HERE / "paper.yaml"}
     return Stage("report", report, inputs={"results": results}, files=files, place="report")
 
 

@@ -35,11 +35,11 @@ def run(experiment_file: File, out: Out = None) -> None:
 
 
 def _over_cells(folder: Path, cells: dict[str, Experiment]) -> None:
-    """Judge the claims over the runs of a study: claims.parquet, summary.md and figures by size in its folder."""
+    """Judge the claims over the runs of a study: claims.parquet and the report in its folder."""
     from harness import store
     from harness.cli.console import Terminal, styled
     from harness.cli.view import show_claims
-    from reports import study
+    from reports import study, study_report
 
     by_base: dict[str, dict[int, Path]] = {}
     for name, cell in cells.items():
@@ -47,12 +47,12 @@ def _over_cells(folder: Path, cells: dict[str, Experiment]) -> None:
     with store.disk_space(folder):
         verdicts = study.judge(by_base)
         store.write_table(folder / "claims.parquet", study.table(verdicts))
-        study.write(folder, verdicts, by_base)
+        page = study_report.write(folder, folder.name, by_base, verdicts)
     for base, judged in verdicts.items():
         if len(verdicts) > 1:
             Terminal().print(styled(base, "bold"))
         show_claims(judged)
-    Terminal().print("Study:", styled(folder / "summary.md", "bold"))
+    Terminal(soft_wrap=True).print("Study:", styled(page, "bold"), f"(open it in a browser), {folder / 'summary.md'}")
 
 
 def _run(experiment: Experiment, file: Path, folder: Path) -> None:

@@ -247,3 +247,17 @@ def _about(name: str) -> dict:
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tmp_path_factory.mktemp("runs") / "synthetic")
+
+
+def write_study(folder: Path, bases: tuple[str, ...] = ("embedded",), seeds: int = 3) -> Path:
+    """The runs of a study by base model and seed, as `cai run` leaves them before it judges them together."""
+    for place, base in enumerate(bases):
+        for seed in range(seeds):
+            name = f"{base}-seed-{seed}" if len(bases) > 1 else f"seed-{seed}"
+            run = write_run(folder / name, seed=seed + 10 * place)
+            about = json.loads((run / "run.json").read_text()) | {"seed": seed, "models": {"base": base}}
+            (run / "run.json").write_text(json.dumps(about))
+            settings = yaml.safe_load((run / "experiment.yaml").read_text()) | {"name": folder.name, "seed": seed}
+            settings["models"]["base"] = base
+            (run / "experiment.yaml").write_text(yaml.safe_dump(settings))
+    return folder

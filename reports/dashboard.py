@@ -76,7 +76,11 @@ def choose(place: Any, label: str, options: Sequence[str], key: str, first: int 
             place.caption(f"{plain(asked)} is not here.")
         st.session_state[key] = next((value for value in (asked, kept) if value in options), options[first])
     chosen = str(place.selectbox(label, options, key=key, **look))
-    st.session_state[f"kept {key}"] = st.query_params[key] = chosen
+    st.session_state[f"kept {key}"] = chosen
+    if chosen:
+        st.query_params[key] = chosen
+    else:
+        st.query_params.pop(key, None)
     return chosen
 
 

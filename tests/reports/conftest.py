@@ -251,13 +251,18 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_study(folder: Path, bases: tuple[str, ...] = ("embedded",), seeds: int = 3) -> Path:
     """The runs of a study by base model and seed, as `cai run` leaves them before it judges them together."""
-    for place, base in enumerate(bases):
+    for base in bases:
         for seed in range(seeds):
-            name = f"{base}-seed-{seed}" if len(bases) > 1 else f"seed-{seed}"
-            run = write_run(folder / name, seed=seed + 10 * place)
-            about = json.loads((run / "run.json").read_text()) | {"seed": seed, "models": {"base": base}}
-            (run / "run.json").write_text(json.dumps(about))
-            settings = yaml.safe_load((run / "experiment.yaml").read_text()) | {"name": folder.name, "seed": seed}
-            settings["models"]["base"] = base
-            (run / "experiment.yaml").write_text(yaml.safe_dump(settings))
+            write_seed(folder / (f"{base}-seed-{seed}" if len(bases) > 1 else f"seed-{seed}"), folder.name, seed, base)
     return folder
+
+
+def write_seed(run: Path, name: str, seed: int, base: str = "embedded", table: pd.DataFrame | None = None) -> Path:
+    """One run of the experiment `name`."""
+    write_run(run, seed=seed + 10 * len(base), table=table)
+    about = json.loads((run / "run.json").read_text()) | {"seed": seed, "models": {"base": base}}
+    (run / "run.json").write_text(json.dumps(about))
+    settings = yaml.safe_load((run / "experiment.yaml").read_text()) | {"name": name, "seed": seed}
+    settings["models"]["base"] = base
+    (run / "experiment.yaml").write_text(yaml.safe_dump(settings))
+    return run

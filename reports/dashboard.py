@@ -77,10 +77,7 @@ def choose(place: Any, label: str, options: Sequence[str], key: str, first: int 
         st.session_state[key] = next((value for value in (asked, kept) if value in options), options[first])
     chosen = str(place.selectbox(label, options, key=key, **look))
     st.session_state[f"kept {key}"] = chosen
-    if chosen:
-        st.query_params[key] = chosen
-    else:
-        st.query_params.pop(key, None)
+    _address(key, chosen)
     return chosen
 
 
@@ -95,8 +92,16 @@ def step_through(place: Any, label: str, texts: Sequence[str], key: str) -> str:
         st.session_state[number] = places[0] if places else 1
     st.session_state[number] = min(st.session_state[number], len(texts))
     chosen = texts[int(place.number_input(f"{label}, of {len(texts)}", 1, len(texts), key=number)) - 1]
-    st.query_params[key] = digest(chosen)
+    _address(key, digest(chosen))
     return chosen
+
+
+def _address(key: str, value: str) -> None:
+    """Put a selection into the address; each time that it is put there the browser counts a page to go back to."""
+    if not value:
+        st.query_params.pop(key, None)
+    elif st.query_params.get(key) != value:
+        st.query_params[key] = value
 
 
 def digest(text: str) -> str:
@@ -256,9 +261,12 @@ def uncovered() -> bool:
 
 
 def html_table(
-    table: pd.DataFrame, coloured: str | Sequence[str] = (), colours: dict[str, tuple[str, str, str]] | None = None
+    table: pd.DataFrame,
+    coloured: str | Sequence[str] = (),
+    colours: dict[str, tuple[str, str, str]] | None = None,
+    signs: Sequence[str] = (),
 ) -> None:
-    """A small table that wraps its cells; words of the columns `coloured` stand on their colour."""
+    """A small table that wraps its cells; words of columns `coloured` stand on their colour, in `signs` their sign."""
     marked = [coloured] if isinstance(coloured, str) else coloured
     looks = tables.VERDICTS if colours is None else colours
     head = "".join(f'<th scope="col" style="text-align:left;padding:4px 10px 4px 0">{html.escape(str(c))}</th>'
@@ -268,10 +276,12 @@ def html_table(
         cells = []
         for column, value in row.items():
             text = html.escape(str(value))
-            if column in marked and str(value) in looks:
+            if column in (*marked, *signs) and str(value) in looks:
                 back, ink, sign = looks[str(value)]
-                text = (f'<span style="background:{back};color:{ink};border:1px solid {ink};border-radius:4px;'
-                        f'padding:1px 7px;white-space:nowrap;font-weight:600">{sign} {text}</span>')  # fmt: skip
+                name = f'role="img" aria-label="{text}" title="{text}"' if column in signs else ""
+                text = (f'<span {name} style="background:{back};color:{ink};border:1px solid {ink};border-radius:4px;'
+                        f'padding:1px 7px;white-space:nowrap;font-weight:600">{sign}'
+                        f"{'' if name else f' {text}'}</span>")  # fmt: skip
             look = "padding:5px 10px 5px 0;vertical-align:top;border-top:1px solid #cccccc88"
             look += ";min-width:11rem" if len(str(value)) > 40 else ""
             cells.append(f'<td style="{look}">{text}</td>')

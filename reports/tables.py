@@ -27,6 +27,7 @@ VERDICTS = {  # background, ink, sign: the word always stands beside them
     "judge cannot tell": ("#e6e0f2", "#41306b", "⚖"),
     "not measured": ("#ececec", "#444444", "∅"),
 }
+SIGNS = ", ".join(f"{sign} {word}" for word, (_, _, sign) in VERDICTS.items())  # where a sign stands alone
 
 
 def scoreboard(run: RunData) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from reports import dashboard, differences, exhibit, figures_seeds, figures_sizes, reading, study, study_report
+from reports import dashboard, differences, exhibit, figures_seeds, figures_sizes, reading, study, study_report, tables
 from reports.study import Study
 
 HOW = "A study is runs of one experiment that differ in seed, base model or both. In its file, in place of `seed`:"
@@ -57,14 +57,15 @@ def verdicts(found: Study, base: str) -> None:
         return
     st.caption(
         f"{study.SCOPE} Effects with 95 % intervals; verdicts after Holm's correction over all measured claims. The "
-        "last columns are what each run says alone, of its own checkpoints."
+        "last columns are what each run says alone, of its own checkpoints: "
+        f"{tables.SIGNS}."
     )
     if len(found.cells) > 1:
         dashboard.html_table(study.by_base(judged), list(found.cells))
         st.subheader(dashboard.plain(base))
     own = study.beside(judged[base], found.cells[base])
     st.write(f"{reading.counts(own['over all runs'].tolist())}.")
-    dashboard.html_table(own, ["over all runs", *(run.name for run in found.cells[base].values())])
+    dashboard.html_table(own, "over all runs", signs=[run.name for run in found.cells[base].values()])
     dashboard.download(own, "study-claims", "Verdicts (CSV)")
 
 

@@ -156,7 +156,8 @@ def test_compare_two_arms_and_two_runs(run_folder: Path, tmp_path: Path, monkeyp
     assert "torch" in differ
     assert "2.13.0" in differ
     assert "updates" not in differ
-    assert len(app.get("imgs")) == 2
+    assert "Helpfulness against harmlessness" in [each.value for each in app.subheader]
+    assert {"**first**", "**second**"} <= {each.value for each in app.markdown}
     assert "anchor" in words(app)
 
 

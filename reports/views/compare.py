@@ -36,13 +36,15 @@ def side_by_side(run: RunData, other: RunData) -> None:
     shown = pair(str(run.folder), dashboard.stamp(run.folder), str(other.folder), dashboard.stamp(other.folder),
                  draws[name].__module__, name)  # fmt: skip
     st.subheader(shown[0]["title"])
-    for column, one, picture in zip(st.columns(2, gap="medium"), (run, other), shown, strict=True):
+    narrow = all(picture["width"] <= dashboard.WIDE for picture in shown)
+    places = st.columns(2, gap="medium") if narrow else (st.container(), st.container())
+    for column, one, picture in zip(places, (run, other), shown, strict=True):
         with column:
             st.markdown(f"**{dashboard.plain(dashboard.named(one.folder))}**")
             if picture["missing"] is not None:
                 dashboard.not_measured(Missing(*picture["missing"]))
                 continue
-            dashboard.draw_in(st, picture, whole=True)
+            dashboard.draw_in(st, picture, whole=narrow)
             st.caption(dashboard.plain(picture["reading"]))
 
 

@@ -82,7 +82,7 @@ def console(page: Any) -> Iterator[list[str]]:
     ("run", "words"),
     [
         ("at-work", ["running", "1 of 4", "5 of 12", "Training: helpful_only", "Answer number 5."]),
-        ("failed", ["helpful_only failed: the disk is full", "Training: helpful_only"]),
+        ("failed", ["helpful_only failed: OSError: the disk is full", "Training: helpful_only"]),
         ("finished", ["3 of 3", "Training: rl_cai", "PM score"]),
     ],
 )
@@ -99,7 +99,7 @@ def test_a_run_during_after_a_failure_and_at_its_end(
     browsing.settled(page)
     for text in words:
         browsing.sync_api.expect(page.get_by_text(text).first).to_be_attached()
-    charts = page.locator('[data-testid="stVegaLiteChart"] canvas')
+    charts = page.locator('[data-testid="stVegaLiteChart"]')
     browsing.sync_api.expect(charts).to_have_count(4)
     assert page.locator('[data-testid="stException"]').count() == 0
     browsing.keep(page, f"run-{run}", tmp_path)
@@ -143,7 +143,7 @@ def test_what_is_selected_stands_in_the_address(page: Any, url: str, console: li
     browsing.settled(page)
     page.get_by_label("Text in a prompt or response").fill("question 7 ")
     page.keyboard.press("Enter")
-    page.wait_for_selector("text=/32 responses of 1,[0-9]+, in 4 runs/")
+    page.wait_for_selector("text=/32 responses of 768, in 4 runs/")
     browsing.settled(page)
     assert "text=question+7" in page.url
     page.get_by_text("All answers to this prompt").first.click()

@@ -50,7 +50,8 @@ def head(state: State) -> None:
         ("ETA of the stage", "none" if at_work is None or at_work.eta is None else clock(at_work.eta)),
         ("Since it began", clock((time.time() if state.status == "running" else state.heard) - state.began)),
     ]
-    for place, (label, value) in zip(st.columns(len(facts)), facts, strict=True):
+    widths = [3 if label == "At work" else 2 for label, _ in facts]  # a stage's name is the longest
+    for place, (label, value) in zip(st.columns(widths), facts, strict=True):
         place.metric(label, value)
     for stage in state.stages.values():
         if stage.status == "failed":

@@ -1,0 +1,232 @@
+"""`cai plan --estimate`: what a run will take, as a table, as Markdown for documents, or as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from harness.errors import UserError
+
+WORDS = ("stage", "spent on")  # columns that are no numbers
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harness.estimate.forecast import Cost
+    from harness.estimate.rates import Rates
+    from harness.experiment import Experiment
+    from harness.graph import Planned
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of `cai plan` that belong to --estimate."""
+
+    gpus: str
+    rates: Sequence[str]
+    price: float | None
+    parameters: str | None
+    markdown: bool
+
+    def check(self, estimate: bool) -> None:
+        """Raises UserError for options without --estimate, and for numbers that mean nothing."""
+        if not estimate and (self.rates or self.price is not None or self.parameters or self.gpus != "1"):
+            raise UserError("--gpus, --rate, --price and --parameters belong to --estimate; add it")
+        if self.price is not None and not 0 <= self.price < math.inf:
+            raise UserError(f"--price {self.price:g}: not the price of a device-hour; give a number of at least 0")
+        self.devices()
+
+    def devices(self) -> list[int]:
+        """The numbers under --gpus. Raises UserError."""
+        words = self.gpus.split(",")
+        if not all(word.strip().isdecimal() and 0 < int(word) <= 10**6 for word in words):
+            raise UserError(f"--gpus {self.gpus}: give a number from 1 to 1,000,000, or several with commas between")
+        return [int(word) for word in words]
+
+
+def parameters(text: str) -> float:
+    """7e9, 7B and 135M as numbers. Raises UserError."""
+    factor = {"B": 1e9, "M": 1e6}.get(text[-1:].upper(), 1.0)
+    try:
+        number = float(text[:-1] if factor > 1 else text) * factor
+    except ValueError as error:
+        raise UserError(f"--parameters {text}: not a size; write 7B, 135M or 7e9") from error
+    if not 1e3 <= number <= 1e15:
+        raise UserError(f"--parameters {text}: not the size of a model; write 7B, 135M or 7e9")
+    return number
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """All stages of a run on so many devices; `unknown` are those whose work nobody described."""
+
+    run: str
+    gpus: int
+    costs: Sequence[Cost]
+    todo: Sequence[str]
+    path: Sequence[str]
+    path_seconds: float
+    unknown: Sequence[str]
+    notes: Sequence[str]
+
+    @property
+    def seconds(self) -> float:
+        return sum(cost.seconds for cost in self.costs)
+
+    @property
+    def left(self) -> float:
+        return sum(cost.seconds for cost in self.costs if cost.stage in self.todo)
+
+    @property
+    def hours(self) -> float:
+        """Device-hours, all devices held until the last stage."""
+        return self.seconds * self.gpus / 3600
+
+
+def forecast(
+    experiment: Experiment, planned: Sequence[Planned], rates: Rates, gpus: int, size: str | None, run: str
+) -> Forecast:
+    """What the stages of `planned` will take. Raises UserError where the model's size is not to be had."""
+    from harness.estimate import effort, forecast, lengths
+    from pipelines import costs as of_arms
+    from suites import costs as of_suites
+
+    shape = effort.Shape.of_size(parameters(size)) if size is not None else None
+    known = lengths.of(experiment, shape)
+    table: dict[Any, Any] = {**of_arms.COSTS, **of_suites.COSTS}
+    found, unknown = [], []
+    for item in planned:
+        stage = item.stage
+        describe = of_arms.nothing if stage.place is not None else table.get(stage.function)
+        work = describe(stage, known) if describe is not None else None
+        if work is None:
+            unknown.append(stage.name)
+        else:
+            found.append(forecast.cost(stage.name, work, rates, gpus))
+    seconds = {cost.stage: cost.seconds for cost in found}
+    path, took = forecast.critical_path([item.stage for item in planned], seconds)
+    todo = [item.stage.name for item in planned if item.status != "done"]
+    notes = list(known.notes)
+    notes += [f"not estimated: {name}, whose work is its own" for name in unknown]
+    heavy = max(found, key=lambda cost: cost.memory)
+    if heavy.memory > rates.memory:
+        notes.append(
+            f"does not fit: {heavy.stage} needs {heavy.memory / 2**30:,.0f} GiB a device, which has "
+            f"{rates.memory / 2**30:,.0f}"
+        )
+    return Forecast(run, gpus, found, todo, path, took, unknown, notes)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.1f} h" if seconds < 100 * 3600 else f"{seconds / 86400:,.1f} days"
+
+
+def many(number: float) -> str:
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.0f}"
+
+
+def rows(found: Forecast, price: float | None) -> list[list[str]]:
+    """A row a stage that takes any time, and the total."""
+    shown = [cost for cost in found.costs if cost.seconds >= 0.5]
+    table = [
+        [
+            cost.stage + (" *" if cost.stage in found.path else ""),
+            many(cost.tokens),
+            clock(cost.seconds),
+            f"{cost.memory / 2**30:,.1f}",
+            f"{cost.seconds * found.gpus / 3600:,.2f}",
+            *([f"{cost.seconds * found.gpus / 3600 * price:,.2f}"] if price is not None else []),
+            *([cost.limit] if found.gpus > 1 else []),
+        ]
+        for cost in shown
+    ]
+    total = ["total", many(sum(cost.tokens for cost in found.costs)), clock(found.seconds)]
+    total += [f"{max(cost.memory for cost in found.costs) / 2**30:,.1f}", f"{found.hours:,.2f}"]
+    total += [f"{found.hours * price:,.2f}"] if price is not None else []
+    return [*table, [*total, *([""] if found.gpus > 1 else [])]]
+
+
+def columns(found: Forecast, price: float | None) -> list[str]:
+    money, limit = ["money"] if price is not None else [], ["spent on"] if found.gpus > 1 else []
+    return ["stage", "tokens", "time", "GiB each", "device-h", *money, *limit]
+
+
+def sentences(found: Forecast, rates: Rates) -> list[str]:
+    """What stands below the table."""
+    left = f"; {clock(found.left)} of it is left to do" if found.left < found.seconds else ""
+    said = [
+        f"One stage after the other: {clock(found.seconds)}{left}. The critical path (*), were all else done beside "
+        f"it: {clock(found.path_seconds)}.",
+        f"Rates: {rates.source}.",
+    ]
+    return said + [f"Note: {note}." for note in found.notes]
+
+
+def show(runs: Sequence[tuple[Experiment, tuple[Path, Sequence[Planned]]]], asked: Asked, *, as_json: bool) -> None:
+    """Print a table for each run (an experiment, its folder and its plan) and number of devices, or JSON."""
+    from harness.estimate import rates as known
+
+    rates = known.given(asked.rates)
+    found = [
+        forecast(experiment, planned, rates, gpus, asked.parameters, str(folder))
+        for experiment, (folder, planned) in runs
+        for gpus in asked.devices()
+    ]
+    if as_json:
+        typer.echo(json.dumps([_as_json(each, rates, asked.price) for each in found], indent=2))
+        return
+    for each in found:
+        _show(each, rates, asked.price, markdown=asked.markdown)
+
+
+def _show(each: Forecast, rates: Rates, price: float | None, *, markdown: bool) -> None:
+    from rich.table import Column, Table
+
+    from harness.cli.console import Terminal
+
+    title = f"{each.run}, {each.gpus} device{'s' if each.gpus > 1 else ''}"
+    head, body, below = columns(each, price), rows(each, price), sentences(each, rates)
+    if markdown:
+        lines = [head, ["---" if name in WORDS else "---:" for name in head], *body]
+        typer.echo("\n".join([f"### {title}", "", *(f"| {' | '.join(line)} |" for line in lines), "", *below, ""]))
+        return
+    table = Table(
+        *(Column(name, justify="left" if name in WORDS else "right", no_wrap=True) for name in head),
+        title=title,
+        title_justify="left",
+    )
+    for row in body:
+        table.add_row(*row)
+    Terminal().print(table)
+    for line in below:
+        Terminal().print(line)
+
+
+def _as_json(each: Forecast, rates: Rates, price: float | None) -> dict[str, Any]:
+    return {
+        "run": each.run,
+        "gpus": each.gpus,
+        "seconds": each.seconds,
+        "seconds_left": each.left,
+        "critical_path": list(each.path),
+        "critical_path_seconds": each.path_seconds,
+        "device_hours": each.hours,
+        "money": None if price is None else each.hours * price,
+        "stages": [asdict(cost) for cost in each.costs],
+        "not_estimated": list(each.unknown),
+        "notes": list(each.notes),
+        "rates": {name: value for name, value in asdict(rates).items() if value != math.inf},
+    }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from constitutions import Excerpt
@@ -123,9 +124,9 @@ def reinforcement(stage: Stage, known: Known) -> Effort:
         work += effort.sample(base, min(total, rows * updates), new, scale.batch_size, prompt)
     saved = settings.snapshots * (base.adapters(known.lora) or base.parameters)
     state = 3 * (base.adapters(known.lora) or base.parameters) * math.ceil(updates / settings.checkpoint_every)
-    work += effort.opened(base, 3) + Effort(moved=4 * (saved + state))
     # Beside the policy in training: the PM, and with full weights the reference.
-    return work.beside(4 * base.parameters * (1 if known.lora is not None else 2))
+    beside = 4 * base.parameters * (1 if known.lora is not None else 2)
+    return work + effort.opened(base, 3) + Effort(moved=4 * (saved + state), beside=beside)
 
 
 def _repeated(work: Effort, n: int) -> Effort:
@@ -133,12 +134,12 @@ def _repeated(work: Effort, n: int) -> Effort:
     parts: list[Any] = []
     for part in work.parts:
         if isinstance(part, effort.Sampling):
-            parts.append(effort.Sampling(**vars(part) | {"times": part.times * n}))
+            parts.append(replace(part, times=part.times * n))
         elif isinstance(part, effort.Training):
-            parts.append(effort.Training(part.flop * n, part.steps * n, part.rows, part.exchanged))
+            parts.append(replace(part, flop=part.flop * n, steps=part.steps * n))
         else:
-            parts.append(effort.Reading(part.flop * n, part.rows))
-    return Effort(work.tokens * n, tuple(parts), work.moved * n, work.opened * n, work.state, work.working)
+            parts.append(replace(part, flop=part.flop * n))
+    return Effort(work.tokens * n, tuple(parts))
 
 
 def direct_preference(stage: Stage, known: Known) -> Effort:

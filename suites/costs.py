@@ -83,7 +83,7 @@ def along(stage: Stage, known: Known) -> Effort:
     n, rows, new = 1 + known.experiment.rl.snapshots, _answers(known, "one"), known.experiment.scale.max_new_tokens
     scores = effort.opened(known.base, 2) + effort.read(known.base, n * rows, _length(known))
     divergence = effort.opened(known.base, n) + effort.read(known.base, 2 * n * rows, _length(known), logits=new)
-    return scores + divergence.beside(4 * known.base.parameters)
+    return scores + divergence + Effort(beside=4 * known.base.parameters)
 
 
 def choice(stage: Stage, known: Known) -> Effort:

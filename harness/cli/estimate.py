@@ -12,7 +12,7 @@ import typer
 
 from harness.errors import UserError
 
-WORDS = ("stage", "spent on")  # columns that are no numbers
+WORDS = ("stage", "limit")  # columns that are no numbers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,8 +84,13 @@ class Forecast:
 
     @property
     def hours(self) -> float:
-        """Device-hours, all devices held until the last stage."""
-        return self.seconds * self.gpus / 3600
+        """Device-hours, of the devices that each stage can use."""
+        return sum(cost.seconds * cost.devices for cost in self.costs) / 3600
+
+    @property
+    def at_once(self) -> float:
+        """Seconds that no schedule goes below: of the critical path, and of all devices busy all along."""
+        return max(self.path_seconds, 3600 * self.hours / self.gpus)
 
 
 def forecast(
@@ -147,29 +152,32 @@ def rows(found: Forecast, price: float | None) -> list[list[str]]:
             many(cost.tokens),
             clock(cost.seconds),
             f"{cost.memory / 2**30:,.1f}",
-            f"{cost.seconds * found.gpus / 3600:,.2f}",
-            *([f"{cost.seconds * found.gpus / 3600 * price:,.2f}"] if price is not None else []),
+            *([str(cost.devices)] if found.gpus > 1 else []),
+            f"{cost.seconds * cost.devices / 3600:,.2f}",
+            *([f"{cost.seconds * cost.devices / 3600 * price:,.2f}"] if price is not None else []),
             *([cost.limit] if found.gpus > 1 else []),
         ]
         for cost in shown
     ]
     total = ["total", many(sum(cost.tokens for cost in found.costs)), clock(found.seconds)]
-    total += [f"{max(cost.memory for cost in found.costs) / 2**30:,.1f}", f"{found.hours:,.2f}"]
+    total += [f"{max(cost.memory for cost in found.costs) / 2**30:,.1f}"]
+    total += [*([""] if found.gpus > 1 else []), f"{found.hours:,.2f}"]
     total += [f"{found.hours * price:,.2f}"] if price is not None else []
     return [*table, [*total, *([""] if found.gpus > 1 else [])]]
 
 
 def columns(found: Forecast, price: float | None) -> list[str]:
-    money, limit = ["money"] if price is not None else [], ["spent on"] if found.gpus > 1 else []
-    return ["stage", "tokens", "time", "GiB each", "device-h", *money, *limit]
+    money, several = ["money"] if price is not None else [], found.gpus > 1
+    used, limit = (["devices"], ["limit"]) if several else ([], [])
+    return ["stage", "tokens", "time", "GiB each", *used, "device-h", *money, *limit]
 
 
 def sentences(found: Forecast, rates: Rates) -> list[str]:
     """What stands below the table."""
     left = f"; {clock(found.left)} of it is left to do" if found.left < found.seconds else ""
     said = [
-        f"One stage after the other: {clock(found.seconds)}{left}. The critical path (*), were all else done beside "
-        f"it: {clock(found.path_seconds)}.",
+        f"One stage after the other: {clock(found.seconds)}{left}. With stages at once, at best: "
+        f"{clock(found.at_once)}; the critical path (*) is {clock(found.path_seconds)}.",
         f"Rates: {rates.source}.",
     ]
     return said + [f"Note: {note}." for note in found.notes]
@@ -223,6 +231,7 @@ def _as_json(each: Forecast, rates: Rates, price: float | None) -> dict[str, Any
         "seconds_left": each.left,
         "critical_path": list(each.path),
         "critical_path_seconds": each.path_seconds,
+        "seconds_at_once": each.at_once,
         "device_hours": each.hours,
         "money": None if price is None else each.hours * price,
         "stages": [asdict(cost) for cost in each.costs],

@@ -7,7 +7,7 @@ left out. A decoding step reads all weights once, however many rows share it, an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from harness.experiment import Lora
@@ -52,10 +52,11 @@ class Shape:
 
 @dataclass(frozen=True)
 class Reading:
-    """Forward passes of `flop` in all; at most so many `rows` can be read at once, on as many devices."""
+    """Forward passes of `flop` in all by a model of so many parameters; `rows` at most are read at once."""
 
     flop: float
     rows: float
+    parameters: float
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,18 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Training:
-    """Optimiser `steps` of `rows` each, `flop` in all; `exchanged` parameters' gradients go between workers a step."""
+    """Optimiser `steps` of `rows` each, `flop` in all; `exchanged` parameters' gradients go between workers a step.
+
+    state: bytes of weights, gradients and moments; active: bytes of what the rows in memory at once leave for the
+    backward pass. Workers share both.
+    """
 
     flop: float
     steps: int
     rows: int
     exchanged: float
+    state: float
+    active: float
 
 
 @dataclass(frozen=True)
@@ -88,15 +95,14 @@ class Effort:
     """The work of one stage.
 
     tokens: read and written, as manifests count them. moved: bytes of checkpoints loaded and saved. opened: models
-    opened. state: bytes that trainers may share out among devices. working: bytes that one device needs beside.
+    opened. beside: bytes of models that are held all along beside the one that works, in float32.
     """
 
     tokens: float = 0
     parts: tuple[Reading | Sampling | Training, ...] = ()
     moved: float = 0
     opened: int = 0
-    state: float = 0
-    working: float = 0
+    beside: float = 0
 
     def __add__(self, other: Effort) -> Effort:
         """Both, one after the other."""
@@ -105,28 +111,23 @@ class Effort:
             self.parts + other.parts,
             self.moved + other.moved,
             self.opened + other.opened,
-            max(self.state, other.state),
-            max(self.working, other.working),
+            max(self.beside, other.beside),
         )
 
     def times(self, n: int) -> Effort:
         """The same n times, one after the other."""
         return sum((self for _ in range(n - 1)), self) if n else Effort()
 
-    def beside(self, state: float) -> Effort:
-        """The same while `state` bytes more are held."""
-        return replace(self, state=self.state + state)
-
 
 def opened(shape: Shape, n: int = 1) -> Effort:
     """Loading or saving a model n times; files hold float32."""
-    return Effort(moved=4 * shape.parameters * n, opened=n, state=4 * shape.parameters)
+    return Effort(moved=4 * shape.parameters * n, opened=n)
 
 
 def read(shape: Shape, rows: float, tokens: float, *, logits: float = 0) -> Effort:
     """A forward pass over `rows` of `tokens` each, of which `logits` have their next token's distribution computed."""
     flop = 2 * rows * (tokens * shape.body + logits * shape.head)
-    return Effort(rows * tokens, (Reading(flop, rows),), state=4 * shape.parameters)
+    return Effort(rows * tokens, (Reading(flop, rows, shape.parameters),))
 
 
 def sample(shape: Shape, rows: int, tokens: int, at_once: int, prompt: float, *, shared: float = 0) -> Effort:
@@ -134,8 +135,7 @@ def sample(shape: Shape, rows: int, tokens: int, at_once: int, prompt: float, *,
     batches = -(-rows // at_once)
     before = read(shape, rows, prompt, logits=1) + read(shape, batches, shared)
     said = Sampling(shape, rows, tokens, at_once, prompt + shared + tokens / 2)
-    cache = min(rows, at_once) * (prompt + shared + tokens) * shape.kv * shape.layers * 4
-    return before + Effort(rows * tokens, (said,), state=4 * shape.parameters, working=cache)
+    return before + Effort(rows * tokens, (said,))
 
 
 def train(
@@ -147,12 +147,12 @@ def train(
     body, head = (1 + share, 2) if lora is not None else (3, 3)
     flop = 2 * rows * (tokens * shape.body * body + logits * shape.head * head)
     exchanged = shape.parameters if lora is None else shape.adapters(lora)
-    held = STATE * exchanged + (4 * shape.parameters if lora is not None else 0)
+    state = STATE * exchanged + (4 * shape.parameters if lora is not None else 0)
     active = (at_once or step) * (
         tokens * shape.layers * share * shape.hidden * ACTIVATIONS * 2 + logits * shape.vocabulary * LOGITS
     )
     steps = max(1, round(rows / step))
-    return Effort(rows * tokens, (Training(flop, steps, step, exchanged),), state=held, working=active)
+    return Effort(rows * tokens, (Training(flop, steps, step, exchanged, state, active),))
 
 
 def of_config(config: Any) -> Shape:

@@ -1,10 +1,11 @@
 """Efforts at rates: seconds and memory of each stage on so many devices, the whole, and the critical path.
 
-Devices share a stage's rows: replicas of the model sample and read, and a model that does not fit on one device is
-spread over two, four, ... of them. Trainers share the rows of an optimiser step and, with full weights, the weights
-(FSDP): each step gathers them twice and scatters their gradients, which overlaps with the computing. So a stage stops
-getting faster where an optimiser step has fewer rows than there are devices, where the exchange takes longer than the
-computing, or where a decoding step is as short as reading the weights.
+Devices share a stage's rows: copies of the model sample and read, and a model that does not fit on one device is spread
+over two, four, ... of them. Trainers share the rows of an optimiser step and, with full weights, the weights (FSDP):
+each step gathers them twice and scatters their gradients, which overlaps with the computing; as many devices take part
+as help. So a stage stops getting faster where an optimiser step has fewer rows than there are devices ("rows"), where
+the exchange takes longer than the computing ("exchange"), or where a decoding step takes as long as reading the weights
+("weights").
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.estimate.effort import Effort, Reading, Sampling, Training
+from harness.estimate.effort import Effort, Sampling, Training
 from harness.estimate.rates import Rates
 from harness.graph import Stage
 
@@ -23,66 +24,75 @@ EXCHANGED = 6  # bytes a weight and step: gathered twice and scattered once, in 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage takes. memory: bytes of one device; limit: what keeps it from being faster on more devices."""
+    """What a stage takes.
+
+    devices: how many of those given it can use. memory: bytes of one of them. limit: what most of its time is spent on,
+    or what keeps it from using more devices.
+    """
 
     stage: str
     tokens: float
     seconds: float
+    devices: int
     memory: float
     limit: str
 
 
 def spread(parameters: float, rates: Rates) -> int:
-    """How many devices hold one copy of a model that samples: 1, 2, 4, ..."""
+    """How many devices hold one copy of a model that samples or reads: 1, 2, 4, ..."""
     needed = parameters * rates.bytes_per_weight / (FULL * rates.memory)
-    return 2 ** max(0, math.ceil(math.log2(needed))) if rates.memory < math.inf and needed > 0 else 1
+    return 2 ** max(0, math.ceil(math.log2(needed))) if needed > 0 else 1
 
 
 def cost(name: str, effort: Effort, rates: Rates, devices: int = 1) -> Cost:
     """The cost of a stage of that effort, alone on so many devices."""
-    seconds, limits = rates.start * effort.opened, dict[str, float]()
-    nodes = math.ceil(devices / rates.node)
-    seconds += effort.moved / (rates.disk * nodes)
+    files = rates.start * effort.opened + effort.moved / (rates.disk * math.ceil(devices / rates.node))
+    spent, memory, used = {"files": files}, 0.0, 1
     for part in effort.parts:
-        took, limit = _seconds(part, rates, devices)
-        seconds += took
-        limits[limit] = limits.get(limit, 0.0) + took
-    if effort.moved:
-        limits["files"] = rates.start * effort.opened + effort.moved / (rates.disk * nodes)
-    memory = rates.process + effort.state / devices + effort.working / devices
-    limit = max(limits, key=lambda word: limits[word]) if limits else ""
-    return Cost(name, effort.tokens, seconds, memory, limit)
+        if isinstance(part, Training):
+            took, limit, workers, held = _training(part, effort.beside, rates, devices)
+        elif isinstance(part, Sampling):
+            took, limit, workers, held = _sampling(part, rates, devices)
+        else:
+            copies = min(spread(part.parameters, rates), devices)
+            workers = max(1, min(devices, math.floor(part.rows) * copies))
+            took, limit = part.flop / (rates.read * workers), "rows" if workers < devices else "computing"
+            held = part.parameters * rates.bytes_per_weight / copies
+        spent[limit] = spent.get(limit, 0.0) + took
+        memory, used = max(memory, held), max(used, workers)
+    limit = max(spent, key=lambda word: spent[word])
+    return Cost(name, effort.tokens, sum(spent.values()), used, rates.process + memory, limit)
 
 
-def _seconds(part: Reading | Sampling | Training, rates: Rates, devices: int) -> tuple[float, str]:
-    """(seconds, what they are spent on)."""
-    if isinstance(part, Reading):
-        at_once = max(1.0, min(float(devices), part.rows))
-        return part.flop / (rates.read * at_once), "rows" if at_once < devices else "computing"
-    if isinstance(part, Training):
-        workers = min(devices, part.rows)
+def _training(part: Training, beside: float, rates: Rates, devices: int) -> tuple[float, str, int, float]:
+    """(seconds, what limits it, workers, bytes of each) of the number of workers that is fastest and has the memory."""
+    most = min(devices, part.rows)
+    tried = []
+    for workers in sorted({most, *(2**n for n in range(most.bit_length()) if 2**n <= most)}):
         computing = part.flop / (rates.train * workers)
         speed = rates.link if workers <= rates.node else rates.network
         exchange = part.steps * EXCHANGED * part.exchanged / speed if workers > 1 else 0.0
-        if exchange > computing:
-            return exchange, "exchange"
-        return computing, "rows" if workers < devices else "computing"
-    return _sampling(part, rates, devices)
+        held = (part.state + part.active + beside) / workers
+        tried.append((held > rates.memory, max(computing, exchange), exchange > computing, workers, held))
+    _, took, exchanging, workers, held = min(tried, key=lambda each: (each[0], each[1]))
+    limit = "exchange" if exchanging or workers < most else "rows" if workers < devices else "computing"
+    return took, limit, workers, held
 
 
-def _sampling(part: Sampling, rates: Rates, devices: int) -> tuple[float, str]:
+def _sampling(part: Sampling, rates: Rates, devices: int) -> tuple[float, str, int, float]:
+    """As `_training`; as many rows at once as a copy's memory has room for."""
     shape = part.shape
-    held = min(spread(shape.parameters, rates), devices)
-    replicas = max(1, devices // held)
+    copy = min(spread(shape.parameters, rates), devices)
+    replicas = max(1, min(devices // copy, part.rows))
     rows = math.ceil(part.rows / replicas)
     cache = part.context * shape.kv * shape.layers * rates.bytes_per_weight  # bytes a row
-    room = held * rates.memory - shape.parameters * rates.bytes_per_weight
-    at_once = max(1, min(part.at_once, rows, int(room / max(cache, 1.0)) if room < math.inf else rows))
+    weights = shape.parameters * rates.bytes_per_weight
+    at_once = max(1, min(part.at_once, rows, int((copy * rates.memory - weights) / max(cache, 1.0))))
     steps = part.tokens * math.ceil(rows / at_once)
-    weights = steps * shape.parameters * rates.bytes_per_weight / (held * rates.weights)
-    each = 2 * shape.parameters / rates.decode + cache / rates.weights
-    computing = part.tokens * rows * each / held
-    return part.times * (weights + computing), "weights" if weights > computing else "computing"
+    reading = steps * weights / (copy * rates.weights)
+    computing = part.tokens * rows * (2 * shape.parameters / rates.decode + cache / rates.weights) / copy
+    limit = "weights" if reading > computing else "computing"
+    return part.times * (reading + computing), limit, replicas * copy, (weights + at_once * cache) / copy
 
 
 def critical_path(stages: Sequence[Stage], seconds: Mapping[str, float]) -> tuple[list[str], float]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from harness.errors import UserError
-
-WORDS = ("stage", "limit")  # columns that are no numbers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,6 +66,7 @@ class Forecast:
     run: str
     gpus: int
     costs: Sequence[Cost]
+    kinds: Mapping[str, str]  # by stage: the file of its function
     todo: Sequence[str]
     path: Sequence[str]
     path_seconds: float
@@ -112,10 +111,11 @@ def forecast(
         if work is None:
             unknown.append(stage.name)
         else:
-            found.append(forecast.cost(stage.name, work, rates, gpus))
+            found.append(forecast.best(stage.name, work, rates, gpus))
     seconds = {cost.stage: cost.seconds for cost in found}
     path, took = forecast.critical_path([item.stage for item in planned], seconds)
     todo = [item.stage.name for item in planned if item.status != "done"]
+    kinds = {item.stage.name: item.stage.function.__module__.rpartition(".")[2] for item in planned}
     notes = list(known.notes)
     notes += [f"not estimated: {name}, whose work is its own" for name in unknown]
     heavy = max(found, key=lambda cost: cost.memory)
@@ -124,7 +124,7 @@ def forecast(
             f"does not fit: {heavy.stage} needs {heavy.memory / 2**30:,.0f} GiB a device, which has "
             f"{rates.memory / 2**30:,.0f}"
         )
-    return Forecast(run, gpus, found, todo, path, took, unknown, notes)
+    return Forecast(run, gpus, found, kinds, todo, path, took, unknown, notes)
 
 
 def clock(seconds: float) -> str:
@@ -196,23 +196,68 @@ def show(runs: Sequence[tuple[Experiment, tuple[Path, Sequence[Planned]]]], aske
     if as_json:
         typer.echo(json.dumps([_as_json(each, rates, asked.price) for each in found], indent=2))
         return
+    several = len(asked.devices())
+    for place in range(0, len(found), several):
+        of_run = found[place : place + several]
+        one, names = of_run[0], ", ".join(str(each.gpus) for each in of_run)
+        if several == 1:
+            head, body, below = columns(one, asked.price), rows(one, asked.price), sentences(one, rates)
+        else:
+            head, body, below = *compared(of_run, asked.price), notes(of_run, rates)
+        size = f" of {asked.parameters}" if asked.parameters else ""
+        title = f"{one.run}{size}, {names} device{'' if names == '1' else 's'}"
+        _print(title, head, body, below, markdown=asked.markdown)
+
+
+def compared(found: Sequence[Forecast], price: float | None) -> tuple[list[str], list[list[str]]]:
+    """(columns, rows) of one run on several numbers of devices, its stages by kind."""
+    body = []
+    for kind in dict.fromkeys(found[0].kinds.values()):
+        parts = [[cost for cost in each.costs if each.kinds[cost.stage] == kind] for each in found]
+        if any(sum(cost.seconds for cost in part) >= 1 for part in parts):
+            body.append(
+                [f"{kind}, {len(parts[0])}", many(sum(cost.tokens for cost in parts[0])), *map(_limited, parts)]
+            )
+    total = many(sum(cost.tokens for cost in found[0].costs))
+    body += [
+        ["one after the other", total, *(clock(each.seconds) for each in found)],
+        ["with stages at once, at best", "", *(clock(each.at_once) for each in found)],
+        ["device-hours", "", *(f"{each.hours:,.0f}" for each in found)],
+    ]
+    if price is not None:
+        body.append(["money", "", *(f"{each.hours * price:,.0f}" for each in found)])
+    return ["stages, how many", "tokens", *(str(each.gpus) for each in found)], body
+
+
+def _limited(costs: Sequence[Cost]) -> str:
+    """Their time together; of the longest, the devices that it can use and what limits it."""
+    longest = max(costs, key=lambda cost: cost.seconds)
+    return f"{clock(sum(cost.seconds for cost in costs))} ({longest.devices}, {longest.limit})"
+
+
+def notes(found: Sequence[Forecast], rates: Rates) -> list[str]:
+    """What stands below a comparison: each note once, with the numbers of devices that it is of."""
+    said: dict[str, list[int]] = {}
     for each in found:
-        _show(each, rates, asked.price, markdown=asked.markdown)
+        for note in each.notes:
+            said.setdefault(note, []).append(each.gpus)
+    of = {note: "" if len(n) == len(found) else f"on {' and '.join(map(str, n))}, " for note, n in said.items()}
+    return [f"Rates: {rates.source}.", *(f"Note: {of[note]}{note}." for note in said)]
 
 
-def _show(each: Forecast, rates: Rates, price: float | None, *, markdown: bool) -> None:
+def _print(
+    title: str, head: Sequence[str], body: Sequence[Sequence[str]], below: Sequence[str], *, markdown: bool
+) -> None:
     from rich.table import Column, Table
 
     from harness.cli.console import Terminal
 
-    title = f"{each.run}, {each.gpus} device{'s' if each.gpus > 1 else ''}"
-    head, body, below = columns(each, price), rows(each, price), sentences(each, rates)
     if markdown:
-        lines = [head, ["---" if name in WORDS else "---:" for name in head], *body]
+        lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
         typer.echo("\n".join([f"### {title}", "", *(f"| {' | '.join(line)} |" for line in lines), "", *below, ""]))
         return
     table = Table(
-        *(Column(name, justify="left" if name in WORDS else "right", no_wrap=True) for name in head),
+        *(Column(name, justify="right" if place else "left", no_wrap=True) for place, name in enumerate(head)),
         title=title,
         title_justify="left",
     )

@@ -18,6 +18,7 @@ from harness.estimate.effort import Effort, Sampling, Training
 from harness.estimate.rates import Rates
 from harness.graph import Stage
 
+NEARLY = 1.1  # a stage takes the fewest devices that make it no slower than so many times the fastest
 FULL = 0.7  # of a device's memory that weights of a sampling model may take; the rest is for keys and values
 EXCHANGED = 6  # bytes a weight and step: gathered twice and scattered once, in 16 bits
 
@@ -26,8 +27,8 @@ EXCHANGED = 6  # bytes a weight and step: gathered twice and scattered once, in 
 class Cost:
     """What a stage takes.
 
-    devices: how many of those given it can use. memory: bytes of one of them. limit: what most of its time is spent on,
-    or what keeps it from using more devices.
+    devices: how many it runs on. memory: bytes of one of them. limit: what most of its time is spent on, or what keeps
+    it from using more devices.
     """
 
     stage: str
@@ -44,28 +45,37 @@ def spread(parameters: float, rates: Rates) -> int:
     return 2 ** max(0, math.ceil(math.log2(needed))) if needed > 0 else 1
 
 
+def best(name: str, effort: Effort, rates: Rates, devices: int) -> Cost:
+    """The cost on as many of `devices` as help: the fewest that are nearly the fastest and have the memory."""
+    numbers = sorted({devices, *(2**n for n in range(devices.bit_length()) if 2**n <= devices)})
+    tried = [cost(name, effort, rates, n) for n in numbers]
+    fitting = [one for one in tried if one.memory <= rates.memory] or tried[-1:]
+    fastest = min(one.seconds for one in fitting)
+    return next(one for one in fitting if one.seconds <= NEARLY * fastest)
+
+
 def cost(name: str, effort: Effort, rates: Rates, devices: int = 1) -> Cost:
     """The cost of a stage of that effort, alone on so many devices."""
     files = rates.start * effort.opened + effort.moved / (rates.disk * math.ceil(devices / rates.node))
-    spent, memory, used = {"files": files}, 0.0, 1
+    spent, memory = {"files": files}, 0.0
     for part in effort.parts:
         if isinstance(part, Training):
-            took, limit, workers, held = _training(part, effort.beside, rates, devices)
+            took, limit, held = _training(part, effort.beside, rates, devices)
         elif isinstance(part, Sampling):
-            took, limit, workers, held = _sampling(part, rates, devices)
+            took, limit, held = _sampling(part, rates, devices)
         else:
             copies = min(spread(part.parameters, rates), devices)
             workers = max(1, min(devices, math.floor(part.rows) * copies))
             took, limit = part.flop / (rates.read * workers), "rows" if workers < devices else "computing"
             held = part.parameters * rates.bytes_per_weight / copies
         spent[limit] = spent.get(limit, 0.0) + took
-        memory, used = max(memory, held), max(used, workers)
+        memory = max(memory, held)
     limit = max(spent, key=lambda word: spent[word])
-    return Cost(name, effort.tokens, sum(spent.values()), used, rates.process + memory, limit)
+    return Cost(name, effort.tokens, sum(spent.values()), devices, rates.process + memory, limit)
 
 
-def _training(part: Training, beside: float, rates: Rates, devices: int) -> tuple[float, str, int, float]:
-    """(seconds, what limits it, workers, bytes of each) of the number of workers that is fastest and has the memory."""
+def _training(part: Training, beside: float, rates: Rates, devices: int) -> tuple[float, str, float]:
+    """(seconds, what limits it, bytes of a device) of the number of workers that is fastest and has the memory."""
     most = min(devices, part.rows)
     tried = []
     for workers in sorted({most, *(2**n for n in range(most.bit_length()) if 2**n <= most)}):
@@ -73,13 +83,14 @@ def _training(part: Training, beside: float, rates: Rates, devices: int) -> tupl
         speed = rates.link if workers <= rates.node else rates.network
         exchange = part.steps * EXCHANGED * part.exchanged / speed if workers > 1 else 0.0
         held = (part.state + part.active + beside) / workers
-        tried.append((held > rates.memory, max(computing, exchange), exchange > computing, workers, held))
+        lacks = held + rates.process > rates.memory
+        tried.append((lacks, max(computing, exchange), exchange > computing, workers, held))
     _, took, exchanging, workers, held = min(tried, key=lambda each: (each[0], each[1]))
     limit = "exchange" if exchanging or workers < most else "rows" if workers < devices else "computing"
-    return took, limit, workers, held
+    return took, limit, held
 
 
-def _sampling(part: Sampling, rates: Rates, devices: int) -> tuple[float, str, int, float]:
+def _sampling(part: Sampling, rates: Rates, devices: int) -> tuple[float, str, float]:
     """As `_training`; as many rows at once as a copy's memory has room for."""
     shape = part.shape
     copy = min(spread(shape.parameters, rates), devices)
@@ -87,12 +98,12 @@ def _sampling(part: Sampling, rates: Rates, devices: int) -> tuple[float, str, i
     rows = math.ceil(part.rows / replicas)
     cache = part.context * shape.kv * shape.layers * rates.bytes_per_weight  # bytes a row
     weights = shape.parameters * rates.bytes_per_weight
-    at_once = max(1, min(part.at_once, rows, int((copy * rates.memory - weights) / max(cache, 1.0))))
+    at_once = max(1, min(part.at_once, rows, int((copy * (rates.memory - rates.process) - weights) / max(cache, 1.0))))
     steps = part.tokens * math.ceil(rows / at_once)
     reading = steps * weights / (copy * rates.weights)
     computing = part.tokens * rows * (2 * shape.parameters / rates.decode + cache / rates.weights) / copy
     limit = "weights" if reading > computing else "computing"
-    return part.times * (reading + computing), limit, replicas * copy, (weights + at_once * cache) / copy
+    return part.times * (reading + computing), limit, (weights + at_once * cache) / copy
 
 
 def critical_path(stages: Sequence[Stage], seconds: Mapping[str, float]) -> tuple[list[str], float]:

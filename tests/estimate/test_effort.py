@@ -90,7 +90,7 @@ def test_what_keeps_a_stage_from_scaling_is_named() -> None:
     train = effort.train(SHAPE, 64, 10, 64, None)
     assert forecast.cost("x", train, slow, 8).limit == "computing"
     assert forecast.cost("x", train, slow, 64).limit == "exchange"
-    assert forecast.cost("x", train, slow, 64).devices == 8  # more would wait for one another
+    assert forecast.best("x", train, slow, 64).devices == 8  # more would wait for one another
 
 
 def test_a_model_is_spread_over_devices_that_hold_it() -> None:

@@ -11,15 +11,23 @@ from dataclasses import replace
 from typing import Any
 
 from constitutions import Excerpt
-from harness import compare, data
-from harness.estimate import effort
+from harness import data
+from harness.estimate import effort, judging
 from harness.estimate.effort import Effort
 from harness.estimate.lengths import TURN, Known, tokens
 from harness.experiment import GROUP
 from harness.graph import Stage, Work
-from pipelines import ai_feedback, best_of, critique_revise, preference_model, respond, rl, scored_feedback, sft
-
-QUESTION = tokens(compare._TEXT)
+from pipelines import (
+    ai_feedback,
+    best_of,
+    critique_revise,
+    preference_model,
+    respond,
+    rl,
+    scored_feedback,
+    sft,
+    written_prompts,
+)
 
 
 def select(stage: Stage, known: Known) -> Effort:
@@ -36,6 +44,16 @@ def responses(stage: Stage, known: Known) -> Effort:
     rows = known.prompts(kind) * stage.settings["samples"]
     asked = effort.sample(known.base, rows, scale.max_new_tokens, scale.batch_size, known.prompt[kind])
     return effort.opened(known.base) + asked if rows else Effort()
+
+
+def written(stage: Stage, known: Known) -> Effort:
+    """Twice as many attempts as prompts, as the first round makes; a model that repeats itself needs more."""
+    scale, work = known.experiment.scale, effort.opened(known.base)
+    for kind, uses in written_prompts.wanted(known.experiment).items():
+        rows, length = 2 * sum(uses.values()), (written_prompts.SHOTS + 1) * (known.prompt[kind] + 2 * TURN + 10)
+        most = min(written_prompts.TOKENS, scale.max_prompt_tokens)
+        work += effort.sample(known.base, rows, most, scale.batch_size, length) if rows else Effort()
+    return work
 
 
 def chains(stage: Stage, known: Known) -> Effort:
@@ -166,7 +184,7 @@ def direct_preference(stage: Stage, known: Known) -> Effort:
 
 def labels(stage: Stage, known: Known) -> Effort:
     """Both orders of each pair share the question; with chain of thought each reasons before it answers."""
-    scale, cot, model = known.experiment.scale, stage.settings["cot"], known.feedback
+    cot, model = stage.settings["cot"], known.feedback
     if model is None and not cot:
         return Effort()
     shape = known.base if model is None or "policy" in stage.inputs else model
@@ -174,29 +192,14 @@ def labels(stage: Stage, known: Known) -> Effort:
     question = sum(len(p.question) for p in excerpt.comparison) / len(excerpt.comparison) / 4
     examples = ai_feedback.few_shot(excerpt, cot=cot) if known.experiment.feedback.few_shot else []
     shared = sum(tokens(message["content"]) for message in examples)
-    pairs = min(stage.settings["most"] or scale.redteam_prompts, scale.redteam_prompts)
-    return effort.opened(shape) + asked(shape, pairs, known, "harmless", question, shared, cot=cot)
-
-
-def asked(
-    shape: effort.Shape, pairs: int, known: Known, kind: str, question: float, shared: float = 0, *, cot: bool = False
-) -> Effort:
-    """A language model compares two answers, in both orders."""
-    scale = known.experiment.scale
-    both = 2 * (2 * scale.max_new_tokens + 12 + TURN)  # the options, twice, and the answer's beginning
-    length = QUESTION + question + known.prompt[kind] + both
-    work = effort.read(shape, pairs, length, logits=2)
-    work += effort.read(shape, math.ceil(2 * pairs / scale.batch_size), shared)
-    if cot:
-        think = known.experiment.feedback.cot_tokens
-        work += effort.sample(shape, 2 * pairs, think, scale.batch_size, 1, shared=0)
-    return work
+    pairs = min(stage.settings["most"] or known.prompts("harmless"), known.prompts("harmless"))
+    return effort.opened(shape) + judging.asked(shape, pairs, known, "harmless", question, shared, cot=cot)
 
 
 def scored(stage: Stage, known: Known) -> Effort:
     """A scorer that is no language model of the run: its own size is not known, so its work counts as the base's."""
     scale = known.experiment.scale
-    rows = 2 * min(stage.settings["most"] or scale.redteam_prompts, scale.redteam_prompts)
+    rows = 2 * min(stage.settings["most"] or known.prompts("harmless"), known.prompts("harmless"))
     length = known.prompt["harmless"] + scale.max_new_tokens
     return effort.opened(known.base) + effort.read(known.base, rows, length)
 
@@ -217,4 +220,5 @@ COSTS: Mapping[Callable[[Work], None], Callable[[Stage, Known], Effort]] = {
     ai_feedback.label_pairs: labels,
     scored_feedback.label_pairs: scored,
     best_of.describe: nothing,
+    written_prompts.write: written,
 }

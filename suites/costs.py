@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 
 from harness.estimate import effort
 from harness.estimate.effort import Effort
+from harness.estimate.judging import asked
 from harness.estimate.lengths import Known
 from harness.graph import Stage, Work
-from pipelines.costs import asked
-from suites import along_rl, chosen, goodharting, judge_quality, judge_stage, learned, registry, sample, stages
+from suites import along_rl, chosen, goodharting, judge_quality, judge_stage, learned, registry, sample, stages, written
 
 KINDS = sample.KINDS
 
@@ -114,6 +114,11 @@ def judges(stage: Stage, known: Known) -> Effort:
     return work
 
 
+def nothing(stage: Stage, known: Known) -> Effort:
+    """Tables and text alone."""
+    return Effort()
+
+
 def suite(stage: Stage, known: Known) -> Effort | None:
     """A suite's models, by what it needs; None for a user's own."""
     name, needs = stage.settings["suite"], set(stage.settings["needs"])
@@ -145,4 +150,5 @@ COSTS: Mapping[Callable[[Work], None], Callable[[Stage, Known], Effort | None]] 
     chosen.choose: choice,
     judge_stage.measure_judges: judges,
     stages.measure: suite,
+    written.measure: nothing,
 }

@@ -184,11 +184,13 @@ def _targets(experiment: Experiment, file: Path) -> list[Stage]:
     from pipelines import arms
     from reports import collect
     from suites import stages as suite_stages
+    from suites.written import stage as written_stage
 
     training = arms.plan(experiment)
     measured = suite_stages.plan(experiment, training.arms, training.pms, training.chains, training.data)
     kept = [stage for stage in training.arms.values() if stage is not None]
-    stages = [*kept, *training.labels.values(), *training.pms.values(), *measured.values()]
+    written = [written_stage(experiment, training.written, training.data)] if training.written is not None else []
+    stages = [*kept, *written, *training.labels.values(), *training.pms.values(), *measured.values()]
     return [collect.plan(experiment, file, training.arms, stages)]
 
 

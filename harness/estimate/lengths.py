@@ -36,7 +36,8 @@ class Known:
 
     def prompts(self, kind: str) -> int:
         scale = self.experiment.scale
-        return scale.redteam_prompts if kind == "harmless" else scale.helpful_prompts
+        redteam = scale.redteam_prompts + scale.written_prompts.chains
+        return redteam if kind == "harmless" else scale.helpful_prompts
 
 
 def tokens(text: str) -> float:

@@ -178,6 +178,7 @@ class Builder:
             files=files,
             models=models,
             options=experiment.settings(*data.PLACES),
+            kind="table",
         )
         written = experiment.scale.written_prompts
         self.written = (
@@ -216,6 +217,7 @@ class Builder:
             inputs,
             models={"base": self.base},
             options=self.experiment.settings(*preference_model.OPTIONS),
+            kind="pm",
         )
 
     def rl(
@@ -248,6 +250,7 @@ class Builder:
             inputs,
             models={} if policy is not None else {"base": self.base},
             options=self.experiment.settings(*rl.OPTIONS[algorithm]),
+            kind="rl",
         )
 
     def chains(self, mode: str, policy: Stage, first: Stage, *, principles: int | None = None) -> Stage:
@@ -264,6 +267,7 @@ class Builder:
             self.experiment.settings(*critique_revise.SETTINGS) | own,
             {"first": first, "policy": policy},
             options=self.experiment.settings(*critique_revise.OPTIONS),
+            kind="sample",
         )
 
     def respond(self, name: str, policy: Stage, *, kind: str, samples: int) -> Stage:
@@ -274,6 +278,7 @@ class Builder:
             self.experiment.settings(*respond.SETTINGS) | {"kind": kind, "samples": samples},
             self._given(kind) | {"policy": policy},
             options=self.experiment.settings(*respond.OPTIONS),
+            kind="sample",
         )
 
     def finetune(self, arm: str, chains: Stage, helpful: Stage) -> Stage:
@@ -285,12 +290,13 @@ class Builder:
             {"chains": chains, "helpful": helpful},
             models={"base": self.base},
             options=self.experiment.settings(*sft.OPTIONS),
+            kind="sft",
         )
 
     def best_of(self, arm: str, policy: Stage, pm: Stage) -> Stage:
         """An arm: of so many answers of `policy` (scale.best_of) the one that `pm` scores highest."""
         inputs = {"policy": policy, "pm": pm}
-        return Stage(arm, best_of.describe, self.experiment.settings(*best_of.SETTINGS), inputs)
+        return Stage(arm, best_of.describe, self.experiment.settings(*best_of.SETTINGS), inputs, kind="table")
 
     def single_principles(self) -> dict[str, int]:
         """Places of comparison principles, evenly over the constitution, by the variant that asks one alone."""
@@ -334,6 +340,7 @@ class Builder:
                 files,
                 models,
                 options=self.experiment.settings(*scored_feedback.OPTIONS),
+                kind="label",
             )
         own: dict[str, Any] = {"cot": cot, "only": only, "most": most}
         own["constitution"] = Excerpt.of(self.constitution, "comparison", "cot" if cot else "comparison")
@@ -345,4 +352,5 @@ class Builder:
             inputs,
             models={} if "policy" in inputs else {"feedback": model},
             options=self.experiment.settings(*ai_feedback.OPTIONS),
+            kind="label",
         )

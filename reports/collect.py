@@ -26,15 +26,19 @@ def plan(experiment: Experiment, file: Path, arms: Mapping[str, Stage | None], t
     results = Stage(
         "results",
         collect,
-        {"experiment": experiment.model_dump(mode="json"), "harm_splits": harm_labels.splits(arms)},
+        {
+            "experiment": experiment.model_dump(mode="json", exclude={"compute"}),
+            "harm_splits": harm_labels.splits(arms),
+        },
         {stage.name: stage for stage in in_order(targets)},
         files={"claims": _SUITES / "claims.yaml"},
         options={"file": str(file)},
         place="results",
         published=("run.json", "experiment.yaml"),
+        kind="table",
     )
     files = {name: _HERE / f"{name}.html" for name in ("template", "page", "macros")} | {"paper": _HERE / "paper.yaml"}
-    return Stage("report", report, inputs={"results": results}, files=files, place="report")
+    return Stage("report", report, inputs={"results": results}, files=files, place="report", kind="table")
 
 
 def report(work: Work) -> None:

@@ -189,6 +189,7 @@ class Builder:
                 {"data": self.data},
                 models={"base": self.base},
                 options=experiment.settings(*written_prompts.OPTIONS),
+                kind="sample",
             )
             if written.chains or written.rl
             else None

@@ -82,6 +82,7 @@ def place(page: Path, tiny_run: Path, tiny_model: Path, tiny_experiment: Path, o
     """A folder in which a page's commands make sense."""
     tiny = yaml.safe_load(tiny_experiment.read_text())
     (tmp_path / "experiments").mkdir()
+    shutil.copy(ROOT / "experiments" / "paper.yaml", tmp_path / "experiments")
     (tmp_path / "runs").mkdir()
     for name, run in (("demo", "demo"), ("gpu", "gpu-0"), ("demo", "demo-1")):
         (tmp_path / "experiments" / f"{name}.yaml").write_text(yaml.safe_dump(tiny | {"name": name}))
@@ -122,7 +123,7 @@ def test_every_command_runs(page: Path, cai: Cai, place: Path, server: str, monk
             parse(words[1:])
             continue
         code, out, errors = cai(*words[1:])
-        judged = words[1] == "compare" and code in (0, 1, 2) and "error:" not in errors
+        judged = words[1] in ("compare", "judge") and code in (0, 1, 2) and "error:" not in errors
         assert code == 0 or judged, f"{page.name}: {line}\nexit code {code}\n{out[-500:]}{errors[-500:]}"
 
 

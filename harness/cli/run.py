@@ -76,11 +76,11 @@ def run(
 
 
 def _over_cells(folder: Path, cells: dict[str, Experiment]) -> None:
-    """Judge the claims over the runs of a study: claims.parquet, summary.md and figures by size in its folder."""
+    """Judge the claims over the runs of a study: claims.parquet and the report in its folder."""
     from harness import store
     from harness.cli.console import Terminal, styled
     from harness.cli.view import show_claims
-    from reports import study
+    from reports import study, study_report
 
     by_base: dict[str, dict[int, Path]] = {}
     for name, cell in cells.items():
@@ -88,12 +88,12 @@ def _over_cells(folder: Path, cells: dict[str, Experiment]) -> None:
     with store.disk_space(folder):
         verdicts = study.judge(by_base)
         store.write_table(folder / "claims.parquet", study.table(verdicts))
-        study.write(folder, verdicts, by_base)
+        page = study_report.write(folder, folder.name, by_base, verdicts)
     for base, judged in verdicts.items():
         if len(verdicts) > 1:
             Terminal().print(styled(base, "bold"))
         show_claims(judged)
-    Terminal().print("Study:", styled(folder / "summary.md", "bold"))
+    Terminal(soft_wrap=True).print("Study:", styled(page, "bold"), f"(open it in a browser), {folder / 'summary.md'}")
 
 
 def _locally(runs: Sequence[Run], progress: Watcher) -> None:
@@ -156,14 +156,27 @@ def plan(
     experiment_file: File,
     out: Out = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print rows of {stage, status, key, needs, ...}.")] = False,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Show what each stage will take.")] = False,
+    gpus: Annotated[str, typer.Option(help="With --estimate: devices, or several numbers: 8,64.")] = "1",
+    rate: Annotated[
+        list[str] | None,
+        typer.Option(help="With --estimate: a shipped device (h100) or NAME=NUMBER; else `cai doctor --measure`'s."),
+    ] = None,
+    price: Annotated[float | None, typer.Option(help="With --estimate: money for a device-hour.")] = None,
+    parameters: Annotated[
+        str | None, typer.Option(help="With --estimate: size of all models, such as 7B, in place of their configs.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="With --estimate: tables for a document.")] = False,
 ) -> None:
-    """Show every stage as done, started, stale or to do, before anything is loaded.
+    """Show every stage as done, started, stale or to do, before anything is loaded; with --estimate what it will take.
 
     Examples:
 
     `cai plan experiments/demo.yaml`
 
     `cai plan experiments/demo.yaml --json`
+
+    `cai plan experiments/gpu.yaml --estimate --rate h100 --gpus 8 --price 2.50`
     """
     import json
 
@@ -171,9 +184,12 @@ def plan(
 
     from harness import experiment as experiments
     from harness import graph
+    from harness.cli import estimate as estimates
     from harness.cli.console import Terminal, styled
     from harness.runner import compute
 
+    asked = estimates.Asked(gpus, rate or (), price, parameters, markdown)
+    asked.check(estimate)
     experiment = experiments.load(experiment_file)
     here = [compute.here()]
 
@@ -187,6 +203,9 @@ def plan(
         folder = (out or Path("runs") / experiment.name) / name
         found[folder] = graph.plan(_targets(cell, experiment_file), folder)
         _check_data(cell, found[folder])
+    if estimate:
+        estimates.show(list(zip(experiment.cells().values(), found.items(), strict=True)), asked, as_json=as_json)
+        return
     if as_json:
         rows = [
             {"stage": i.stage.name, "status": i.status, "key": i.key, "needs": i.needs, "compute": share(i.stage)}
@@ -212,11 +231,13 @@ def _targets(experiment: Experiment, file: Path) -> list[Stage]:
     from pipelines import arms
     from reports import collect
     from suites import stages as suite_stages
+    from suites.written import stage as written_stage
 
     training = arms.plan(experiment)
     measured = suite_stages.plan(experiment, training.arms, training.pms, training.chains, training.data)
     kept = [stage for stage in training.arms.values() if stage is not None]
-    stages = [*kept, *training.labels.values(), *training.pms.values(), *measured.values()]
+    written = [written_stage(experiment, training.written, training.data)] if training.written is not None else []
+    stages = [*kept, *written, *training.labels.values(), *training.pms.values(), *measured.values()]
     return [collect.plan(experiment, file, training.arms, stages)]
 
 

@@ -18,7 +18,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +220,7 @@ class Ray:
             result: Made | Failed = ray.get(reference)
             if isinstance(result, Failed):
                 return result.error()
-            _until(lambda: manifest.read(task.item.folder) is not None, f"{task.item.folder}: not visible here")
+            _until(partial(_finished, task.item.folder), f"{task.item.folder}: not visible here")
             return result
         except UserError as error:
             return error
@@ -309,7 +309,7 @@ def _check(task: Task, driver: Driver, node: str) -> None:
         "nodes share under the same path (docs/cluster.md)",
     )
     for folder in task.inputs.values():
-        _until(lambda folder=folder: manifest.read(folder) is not None, f"node {node}: {folder} is not there")
+        _until(partial(_finished, folder), f"node {node}: {folder} is not there")
     for path in task.item.stage.files.values():
         if not Path(path).exists():
             raise UserError(f"node {node}: {path}: not found, which the driver has; put it where all nodes see it")
@@ -327,6 +327,10 @@ def _check(task: Task, driver: Driver, node: str) -> None:
 @cache
 def _installed() -> tuple[Mapping[str, str], str]:
     return store.versions(), code.sources()
+
+
+def _finished(folder: Path) -> bool:
+    return manifest.read(folder) is not None
 
 
 def _until(seen: Callable[[], bool], otherwise: str) -> None:

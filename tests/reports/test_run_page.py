@@ -64,7 +64,7 @@ def test_several_runs_and_a_finished_one(
     log.begin({"data": []})
     log.write("done", stage="data")
     log.write("end")
-    app = open_page("run", tmp_path, monkeypatch, run_name="other")
+    app = open_page("run", tmp_path, monkeypatch, run="other")
     assert not app.exception
     assert {metric.label: metric.value for metric in app.metric}["Run"] == "done"
     assert "No training has written a log yet" in words(app)
@@ -82,8 +82,8 @@ def test_one_run_after_another_can_be_picked(tmp_path: Path, monkeypatch: pytest
     for name in ("first", "second", "third"):
         (tmp_path / name / "stages").mkdir(parents=True)
         events.Log(tmp_path / name).begin({"data": []})
-    app = open_page("run", tmp_path, monkeypatch, run_name="first")
+    app = open_page("run", tmp_path, monkeypatch, run="first")
     for name in ("second", "third", "first"):
         app.sidebar.selectbox[0].set_value(name).run()
         assert app.sidebar.selectbox[0].value == name
-        assert app.session_state["run_name"] == name
+        assert app.session_state["run"] == name

@@ -21,14 +21,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 name = "{name}"
 tokenizer = AutoTokenizer.from_pretrained(name)
 model = AutoModelForSequenceClassification.from_pretrained(name).eval()
-{text}
+talk = [{"role": "user", "content": "Is tea hot?"}, {"role": "assistant", "content": "At first."}]
+text = tokenizer.apply_chat_template(talk, tokenize=False)  # ends where the score is read
 with torch.no_grad():
-    score = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits[0, 0].item()
+    score = model(**tokenizer(text, return_tensors="pt")).logits[0, 0].item()
 """
-_TEMPLATED = """talk = [{"role": "user", "content": "Is tea hot?"}, {"role": "assistant", "content": "At first."}]
-text = tokenizer.apply_chat_template(talk, tokenize=False).rstrip()  # the score is read at the end of turn"""
-_PLAIN = """start = tokenizer.bos_token if {bos} else ""
-text = start + "\\n\\nHuman: Is tea hot?\\n\\nAssistant: At first." + tokenizer.eos_token"""
 _ANSWER = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
 name = "{name}"
@@ -36,9 +33,8 @@ tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModelForCausalLM.fro
 """
 
 
-def text(run: RunData, model: str, stage: Path, repo: str, *, pm: bool, template: bool, bos: bool = False) -> str:
-    """The card of `model`, whose stage's folder is `stage`; pm: a preference model; template: it has a chat template;
-    bos: without one, its texts begin with BOS."""
+def text(run: RunData, model: str, stage: Path, repo: str, *, pm: bool) -> str:
+    """The card of `model`, whose stage's folder is `stage`; pm: a preference model."""
     base = _base(run)
     head = ["---", "library_name: transformers", *([f"base_model: {base}"] if base else []),
             f"pipeline_tag: {'text-classification' if pm else 'text-generation'}",
@@ -50,23 +46,17 @@ def text(run: RunData, model: str, stage: Path, repo: str, *, pm: bool, template
         f"{what}, {markdown(model)} of the run {markdown(run.name)} of cai-harness, a reproduction of Constitutional "
         "AI (Bai et al. 2022, arXiv:2212.08073).",
         "## Use",
-        f"```python\n{_use(repo, pm=pm, template=template, bos=bos)}```",
+        f"```python\n{(_SCORE if pm else _ANSWER).replace('{name}', repo)}```",
         "## Data",
         _bullets(run.about.get("data")) or "Not recorded.",
         "## Training",
-        _training(run, stage),
+        _training(run, stage, pm=pm),
         "## Results",
         _quality(stage) if pm else _row(run, model),
         "## Limits",
         _bullets([f"{_unchecked(pm)}", *limits(run)]),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _use(repo: str, *, pm: bool, template: bool, bos: bool) -> str:
-    if not pm:
-        return _ANSWER.replace("{name}", repo)
-    return _SCORE.replace("{text}", _TEMPLATED if template else _PLAIN.format(bos=bos)).replace("{name}", repo)
 
 
 def _base(run: RunData) -> str:
@@ -86,14 +76,15 @@ def _unchecked(pm: bool) -> str:
     )
 
 
-def _training(run: RunData, stage: Path) -> str:
+def _training(run: RunData, stage: Path, *, pm: bool) -> str:
     said = [f"- {opening.of(run).trained}"]
     about = _json(stage / "manifest.json")
     settings = about.get("settings")
     if isinstance(settings, dict):
         named = {key: value for key, value in settings.items() if not isinstance(value, dict | list)}
         said.append("- Settings: " + ", ".join(f"{key} {markdown(value)}" for key, value in sorted(named.items())))
-    said += [f"- {what}: {markdown(value)}" for what, value in tables.provenance(run) if what in ("Commit", "Versions")]
+    wanted = ("Commit", "Versions") if pm else ("Commit", "Versions", "Result of an RL arm")
+    said += [f"- {what}: {markdown(value)}" for what, value in tables.provenance(run) if what in wanted]
     return "\n".join(said)
 
 

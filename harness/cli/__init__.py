@@ -13,6 +13,7 @@ from harness.cli import (
     constitutions,
     control,
     evaluate,
+    export,
     inspect,
     judge,
     lock,
@@ -38,6 +39,7 @@ app.command("plan")(run.plan)
 app.command("status")(status.status)
 app.command("new")(new.new)
 app.command("publish")(publish.publish)
+app.command("export")(export.export)
 app.command("control")(control.control)
 app.command("verify")(verify.verify)
 app.command("eval")(evaluate.evaluate)

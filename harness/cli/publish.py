@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from reports.load import RunData
 
 
 def publish(
@@ -17,8 +20,8 @@ def publish(
 ) -> None:
     """Merge a trained model, write its card, and upload both with the report to the Hugging Face hub.
 
-    The folder loads by itself: an arm with AutoModelForCausalLM, a PM with AutoModelForSequenceClassification. Log in
-    with `hf auth login`, or set HF_TOKEN.
+    The folder loads by itself: an arm with AutoModelForCausalLM, a PM with AutoModelForSequenceClassification, both in
+    vLLM, lm-eval and RewardBench. Log in with `hf auth login`, or set HF_TOKEN.
 
     Examples:
 
@@ -53,19 +56,17 @@ def write(run: Path, name: str, repo: str, folder: Path) -> Path:
     import shutil
 
     from harness import store
-    from harness.cli.run import quiet
-    from harness.models import chat
+    from harness.quiet import quiet
     from reports import model_card
     from reports.load import RunData
 
-    stage = _stage(run, name)
+    stage, data = _stage(run, name), RunData(run)
+    weights = _result(data, name, stage)
     quiet()
     store.writable(folder.parent)
     with store.disk_space(folder):
-        pm, tokenizer = _merged(stage / "model", folder)
-        template = tokenizer.chat_template is not None
-        bos = bool(chat.bos_ids(tokenizer))
-        card = model_card.text(RunData(run), name, stage, repo, pm=pm, template=template, bos=bos)
+        pm = _merged(weights, folder)
+        card = model_card.text(data, name, stage, repo, pm=pm)
         store.write_text(folder / "README.md", card)
         report = run / "report" / "index.html"
         if report.is_file():
@@ -89,27 +90,40 @@ def _stage(run: Path, name: str) -> Path:
     return max(found, key=lambda home: (home / manifest.NAME).stat().st_mtime)
 
 
-def _merged(model: Path, folder: Path) -> tuple[bool, Any]:
-    """Write the model with all its weights into `folder`; (whether it is a preference model, its tokenizer)."""
+def _result(run: RunData, name: str, stage: Path) -> Path:
+    """The weights that the run measured as the arm's result: its last, or the snapshot that `rl.result` chose."""
+    from suites import chosen
+
+    found = run.results[run.results["arm"] == name]
+    if found.empty:
+        return stage / "model"
+    (row,) = found.to_dict("records")
+    return chosen.saved(stage, row["last"])[row["step"]]
+
+
+def _merged(model: Path, folder: Path) -> bool:
+    """Write the model with all its weights into `folder`; whether it is a preference model."""
     import json
 
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from harness.models import checkpoints
+    from harness.models import checkpoints, outside
 
     adapter = model / "adapter_config.json"
     about = json.loads((adapter if adapter.is_file() else model / "config.json").read_text(encoding="utf-8"))
     kinds = [str(about.get("task_type")), *map(str, about.get("architectures") or [])]
     pm = any(kind == "SEQ_CLS" or "SequenceClassification" in kind for kind in kinds)
     if pm:
-        loaded = checkpoints.load_model(AutoModelForSequenceClassification, model, num_labels=1, dtype=torch.float32)
+        classifier, dtype = AutoModelForSequenceClassification, torch.float32
+        merged, tokenizer = checkpoints.load_model(classifier, model, num_labels=1, dtype=dtype)
+        outside.preference_model(tokenizer)
     else:
-        loaded = checkpoints.load_model(AutoModelForCausalLM, model, dtype="auto")
-    merged, tokenizer = loaded
+        merged, tokenizer = checkpoints.load_model(AutoModelForCausalLM, model, dtype="auto")
+        outside.policy(tokenizer)
     merged.config._name_or_path = ""  # a path on this machine means nothing elsewhere
     checkpoints.save(merged, tokenizer, folder)
-    return pm, tokenizer
+    return pm
 
 
 def upload(folder: Path, repo: str, *, private: bool) -> str:

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from harness import files, scoring
 from harness.errors import UserError
 from harness.expect import Expect
+from harness.experiment.compute import Compute
 from harness.experiment.inputs import Annotator, Data, Models, Source
 from harness.experiment.section import Section, Seed
 from harness.experiment.training import Feedback, Lora, Pm, Revise, Rl, Scale, Sft
@@ -43,6 +44,7 @@ class Experiment(Section):
     methods: tuple[str, ...] = ()  # Python files that add arms (docs/add-a-method.md)
     report_to: Literal["tensorboard", "wandb", "trackio", "mlflow", "none"] = "tensorboard"
     expect: Expect | None = None  # what must come out, for `cai control`
+    compute: Compute = Compute()  # what stages need of a machine; no result depends on it
 
     @field_validator("name")
     @classmethod

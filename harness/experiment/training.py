@@ -11,6 +11,13 @@ from harness.experiment.section import Batch, Count, Epochs, Rate, Section, Toke
 from harness.models.open import Engine
 
 
+class Written(Section):
+    """Prompts that the base model writes, beside those of people (`pipelines.written_prompts`): none by default."""
+
+    chains: int = Field(0, ge=0, le=10**9, description="red-team prompts for chains, AI feedback and RL")
+    rl: int = Field(0, ge=0, le=10**9, description="more of each kind, for RL alone")
+
+
 class Scale(Section):
     """How much of everything."""
 
@@ -18,6 +25,7 @@ class Scale(Section):
     helpful_prompts: int = Field(24, ge=2, le=10**9)
     heldout_prompts: int = Field(16, ge=2, le=10**9, description="of each kind, for the suites")
     samples_per_prompt: int = Field(1, ge=1, le=10**6)
+    written_prompts: Written = Written()
     preference_pairs: int = Field(32, ge=4, le=10**9, description="human pairs of each kind, for the arms")
     gold_pairs: int = Field(32, ge=4, le=10**9, description="pairs of each kind that only the gold PMs see")
     # hh_rlhf learns from as many labels of harm as rl_cai: the fewer of redteam_prompts (a pair each) and

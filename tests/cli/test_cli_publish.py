@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import pandas as pd
 import pytest
 import torch
 
+from harness.models import checkpoints
 from harness.models.scorer import PreferenceModel
+from suites import chosen
 
 Cai = Callable[..., tuple[int, str, str]]
 
@@ -29,26 +36,60 @@ def snippet(folder: Path) -> str:
     return re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0].replace("me/published", str(folder))
 
 
-def test_a_pm_loads_without_the_run_and_scores_as_it_did(run: Path, tmp_path: Path, cai: Cai) -> None:
+def fresh(code: str, place: Path, *found: str) -> Any:
+    """Run `code` in a process that knows neither this project nor a network; the JSON of the variables `found`."""
+    code += (
+        f"\nimport json, sys\nprint(json.dumps([{', '.join(found)}, 'peft' in sys.modules, 'harness' in sys.modules]))"
+    )
+    unset = {"PYTHONPATH": "", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=place, env=os.environ | unset, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    *said, peft, harness = json.loads(done.stdout.splitlines()[-1])
+    assert not peft
+    assert not harness
+    return said
+
+
+def test_a_pm_loads_anywhere_and_scores_as_it_did(run: Path, tmp_path: Path, cai: Cai) -> None:
     stage = next((run / "stages" / "pm.rl_cai").glob("*/model"))
     assert (stage / "adapter_config.json").is_file()
     expected = float(PreferenceModel.load(stage).score(["Is tea hot?"], ["At first."])[0])
-    out = tmp_path / "out"
+    assert expected != 0
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere" / "pm"
     code, said, errors = cai("publish", f"{run}:pm.rl_cai", "me/published", "--dry-run", "--out", out)
     assert code == 0, errors
     assert "without --dry-run it goes to me/published" in said
     shutil.rmtree(run)
-    shown: dict[str, Any] = {}
-    exec(snippet(out), shown)
-    assert shown["score"] == pytest.approx(expected, abs=1e-4)
-    assert expected != 0
-    assert not (out / "adapter_config.json").exists()
-    card = (out / "README.md").read_text()
-    assert str(tmp_path) not in card.replace(str(out), "")
+    shutil.copytree(out, elsewhere)
+    shutil.rmtree(out)
+    (score,) = fresh(snippet(elsewhere), tmp_path, "score")
+    assert score == pytest.approx(expected, abs=1e-5)
+    assert PreferenceModel.load(elsewhere).score(["Is tea hot?"], ["At first."])[0] == pytest.approx(expected, abs=1e-5)
+    assert not (elsewhere / "adapter_config.json").exists()
+    card = (elsewhere / "README.md").read_text()
     assert "held-out human pairs" in card
-    assert (out / "report" / "index.html").is_file()
-    for file in out.glob("*.json"):
-        assert str(run) not in file.read_text()
+    assert (elsewhere / "report" / "index.html").is_file()
+    for file in (elsewhere / "README.md", *elsewhere.glob("*.json")):
+        assert str(tmp_path) not in file.read_text()
+
+
+def test_an_arm_is_published_as_the_snapshot_that_counts(run: Path, tmp_path: Path, cai: Cai) -> None:
+    """Its card gives what the run measured, and with `rl.result` that was not the last update."""
+    stage = next(path.parent for path in (run / "stages" / "rl_cai").glob("*/model"))
+    (snapshot,) = (stage / "snapshots").glob("step-*")
+    step, last = int(snapshot.name.removeprefix("step-")), chosen.updates(stage / "training.parquet")
+    rows = {"arm": "rl_cai", "step": [step, last], "last": last, "rule": "best_proxy", "value": [2.0, 1.0], "n": 6}
+    pd.DataFrame(rows | {"chosen": [True, False]}).to_parquet(run / "results" / "rl_results.parquet")
+    experiment = run / "experiment.yaml"
+    experiment.write_text(experiment.read_text().replace("result: last", "result: best_proxy"))
+    code, _, errors = cai("publish", f"{run}:rl_cai", "me/published", "--dry-run")
+    assert code == 0, errors
+    out, prompt = run / "published" / "rl_cai", torch.tensor([[1, 5, 9]])
+    models = [checkpoints.load_policy(path)[0] for path in (out, snapshot, stage / "model")]
+    said, counted, final = (model(prompt).logits for model in models)
+    torch.testing.assert_close(said, counted)
+    assert not torch.equal(said, final)
+    assert f"rl_cai update {step} of {last}" in (out / "README.md").read_text().replace("\\", "")
 
 
 def test_an_arm_loads_and_its_card_has_data_training_results_and_limits(run: Path, tmp_path: Path, cai: Cai) -> None:

@@ -82,10 +82,10 @@ def test_runs_are_planned_made_and_judged_together(
     made = []
     real = command._run
 
-    def one(experiment: Experiment, given: Path, folder: Path) -> None:
+    def one(experiment: Experiment, given: Path, folder: Path, carry_out: Any) -> None:
         made.append((folder.name, experiment.seed, experiment.seeds))
         if experiment.seed == 0:
-            real(experiment, given, folder)
+            real(experiment, given, folder, carry_out)
         else:
             shutil.copytree(tmp_path / "out" / "seed-0", folder)
 

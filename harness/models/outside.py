@@ -1,0 +1,71 @@
+"""What a tokenizer carries away from a run, so that other programs write texts as this one does.
+
+They know `apply_chat_template` and nothing else: vLLM's chat endpoint and lm-eval for policies, RewardBench and
+vLLM's pooling for preference models, whose score is read at the last token of a text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.models import chat
+
+_HH_LAYOUT = (
+    "%s{%% for m in messages %%}{%% if m['role'] == 'assistant' %%}{{ '\\n\\nAssistant: ' + m['content'] | trim }}"
+    "{%% else %%}{{ '\\n\\nHuman: ' + m['content'] | trim }}{%% endif %%}{%% endfor %%}"
+    "{%% if add_generation_prompt %%}{{ '\\n\\nAssistant:' }}"
+    "{%% elif messages[-1]['role'] == 'assistant' %%}{{ eos_token }}{%% endif %%}"
+)
+# Whatever a template writes behind the last end of turn (SmolLM2 and Qwen: a line break) goes. The empty strings keep
+# line breaks at its ends, which Jinja takes away beside a block.
+_UNTIL_END_OF_TURN = (
+    "{%% set enable_thinking = false %%}{%% set told %%}{{ '' }}%s{{ '' }}{%% endset %%}{%% set close = %r %%}"
+    "{%% if messages[-1]['role'] == 'assistant' and not add_generation_prompt and close in told %%}"
+    "{{ told.rsplit(close, 1)[0] + close }}{%% else %%}{{ told }}{%% endif %%}"
+)
+
+
+def policy(tokenizer: Any) -> Any:
+    """`tokenizer`, with the layout of human and assistant turns as its chat template where it has none."""
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = _HH_LAYOUT % _begin(tokenizer)
+    return tokenizer
+
+
+def _begin(tokenizer: Any) -> str:
+    """What a template writes for the BOS that `tokenizer` would add, so that the text after it is tokenised alike."""
+    bos = chat.bos_ids(tokenizer)
+    if not bos:
+        return ""
+    text = "\n\nHuman: Tea?"
+    alike = tokenizer(tokenizer.bos_token + text, add_special_tokens=False)["input_ids"] == tokenizer(text)["input_ids"]
+    return "{{ bos_token }}" if alike else "{{ bos_token + ' ' }}"  # SentencePiece begins a text with a space
+
+
+def preference_model(tokenizer: Any) -> Any:
+    """`tokenizer`, changed so that the ids of a templated conversation are `chat.encode_dialogue`'s.
+
+    The text ends at the end of turn, and whether there is a BOS is the template's to say: tokenised with special tokens
+    or without, it is the same.
+    """
+    closing = tokenizer.convert_ids_to_tokens(chat.end_of_turn_id(tokenizer))
+    if tokenizer.chat_template is None:
+        policy(tokenizer)
+    else:
+        dated = chat.template_arguments(tokenizer).get("chat_template", tokenizer.chat_template)
+        head = dated.removesuffix(tokenizer.chat_template)
+        tokenizer.chat_template = head + _UNTIL_END_OF_TURN % (tokenizer.chat_template.removesuffix("\n"), closing)
+    if tokenizer("")["input_ids"]:
+        _add_nothing(tokenizer)
+    return tokenizer
+
+
+def _add_nothing(tokenizer: Any) -> None:
+    """Let `tokenizer` add neither BOS nor EOS by itself, nor after it has been saved and loaded."""
+    from tokenizers.processors import TemplateProcessing
+
+    for name in ("add_bos_token", "add_eos_token"):
+        if name in tokenizer.init_kwargs or hasattr(tokenizer, name):
+            setattr(tokenizer, name, False)
+            tokenizer.init_kwargs[name] = False
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B")

@@ -166,12 +166,19 @@ def _bound(node: ast.stmt) -> list[str]:
     return [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
 
 
+def _is_text(node: ast.stmt) -> bool:
+    """Whether it is a string that stands alone."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
 def _bare(tree: ast.Module) -> ast.Module:
-    """`tree` without docstrings and without the annotations of functions."""
+    """`tree` without docstrings, those of a class's attributes too, and without the annotations of functions."""
     for node in ast.walk(tree):
         documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         if documented and ast.get_docstring(node) is not None:  # type: ignore[arg-type]  # narrowed by `documented`
             node.body = node.body[1:] or [ast.Pass()]  # type: ignore[attr-defined]  # a def or a class
+        if isinstance(node, ast.ClassDef):
+            node.body = [each for each in node.body if not _is_text(each)] or [ast.Pass()]
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             node.returns = None
             for inner in ast.walk(node):

@@ -17,26 +17,35 @@ Arms = tuple[str, ...]
 
 
 class _Expectation(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class GateSays(_Expectation):
     """Every metric of the shipped gate, of `candidate` held against `baseline`, gets one of `verdicts`."""
 
     baseline: str
+    """The arm to compare with."""
     candidate: str
+    """The arm that is judged."""
     verdicts: tuple[Verdict, ...] = Field(min_length=1)
+    """The verdicts that count as met."""
 
 
 class Expect(_Expectation):
     """Intervals are 95 %, over prompts; a change is that of the last snapshot from the first, paired by prompt."""
 
-    reward_rises: Arms = ()  # the score by the PM that RL optimised: interval above 0
-    truth_rises: Arms = ()  # the score by the deciding judge (or the gold PM): interval above 0
-    overoptimised: Arms = ()  # the reward rises, and the truth does not: its interval below a fifth of its SD
-    more_evasive: tuple[str, str] | None = None  # the first than the second: interval of the difference above 0
-    no_decisive_claims: bool = False  # nothing reproduced, nothing contradicted
+    reward_rises: Arms = ()
+    """Arms whose score by their own PM must rise over RL: interval above 0."""
+    truth_rises: Arms = ()
+    """Arms whose score by the deciding judge (or the gold PM) must rise: interval above 0."""
+    overoptimised: Arms = ()
+    """Arms whose reward must rise while the truth stays below a rise of a fifth of its standard deviation."""
+    more_evasive: tuple[str, str] | None = None
+    """Two arms, the first of which must be more evasive than the second: interval of the difference above 0."""
+    no_decisive_claims: bool = False
+    """Whether no claim may be reproduced or contradicted."""
     gate: GateSays | None = None
+    """What the shipped gate must say of two arms."""
 
     @model_validator(mode="after")
     def _something(self) -> Self:

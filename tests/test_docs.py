@@ -123,7 +123,7 @@ def test_every_command_runs(page: Path, cai: Cai, place: Path, server: str, monk
             parse(words[1:])
             continue
         code, out, errors = cai(*words[1:])
-        judged = words[1] == "compare" and code in (0, 1, 2) and "error:" not in errors
+        judged = words[1] in ("compare", "judge") and code in (0, 1, 2) and "error:" not in errors
         assert code == 0 or judged, f"{page.name}: {line}\nexit code {code}\n{out[-500:]}{errors[-500:]}"
 
 

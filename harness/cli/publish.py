@@ -123,6 +123,7 @@ def _merged(model: Path, folder: Path) -> bool:
         outside.policy(tokenizer)
     merged.config._name_or_path = ""  # a path on this machine means nothing elsewhere
     checkpoints.save(merged, tokenizer, folder)
+    outside.for_older_transformers(folder)
     return pm
 
 

@@ -26,25 +26,47 @@ class Experiment(Section):
     """A whole run."""
 
     name: str
+    """The run's name, and that of its folder in `runs/`."""
     seed: Seed = 0
-    seeds: tuple[Seed, ...] | None = Field(None, min_length=2)  # a study: one run a seed, in place of `seed`
+    """Decides every random draw of the run."""
+    seeds: tuple[Seed, ...] | None = Field(None, min_length=2)
+    """A study in place of `seed`: one run for each of these seeds."""
     models: Models = Models()
+    """Which models play which role."""
     data: Data = Data()
+    """Where prompts and human comparisons come from."""
     annotator: Annotator = Annotator()
+    """Who labels the comparisons that stand for people's."""
     constitution: str = "default"
+    """`default`, or a constitution file of yours."""
     arms: tuple[str, ...] = ARMS
-    suites: tuple[str, ...] = FIRST_SUITES  # names of suites.registry, or Python files (docs/add-a-suite.md)
+    """The models to train and compare: `pretrained`, `helpful_only`, `hh_rlhf`, `sl_cai`, `rl_cai`, `rl_cai_cot`,
+    `best_of_n`, and those that `methods` add."""
+    suites: tuple[str, ...] = FIRST_SUITES
+    """What to measure: `elo`, `pm_score`, `evasiveness`, `goodharting`, `harmfulness`, `hhh`, or Python files ([a
+    suite of your own](add-a-suite.md))."""
     scale: Scale = Scale()
+    """How much of everything."""
     lora: Lora | None = Lora()
+    """Low-rank adapters for every training; `null` trains all weights."""
     revise: Revise = Revise()
+    """The critique-revision chains."""
     sft: Sft = Sft()
+    """SL-CAI's fine-tuning."""
     feedback: Feedback = Feedback()
+    """The AI labels."""
     pm: Pm = Pm()
+    """The preference models."""
     rl: Rl = Rl()
-    methods: tuple[str, ...] = ()  # Python files that add arms (docs/add-a-method.md)
+    """RL against a preference model."""
+    methods: tuple[str, ...] = ()
+    """Python files that add arms ([test your own method](add-a-method.md))."""
     report_to: Literal["tensorboard", "wandb", "trackio", "mlflow", "none"] = "tensorboard"
-    expect: Expect | None = None  # what must come out, for `cai control`
-    compute: Compute = Compute()  # what stages need of a machine; no result depends on it
+    """Where training curves go while a run trains; the tracker must be installed."""
+    expect: Expect | None = None
+    """What must come out, for `cai control`; `null` for an experiment that is no control."""
+    compute: Compute = Compute()
+    """What stages need of a machine, for runners that carry out several at once; no result depends on it."""
 
     @field_validator("name")
     @classmethod

@@ -16,23 +16,26 @@ JUDGES = ("pm", "scorer", "model", "server", "words")  # with a name after the c
 
 
 class Models(Section):
-    """Which models play which role. A name is 'embedded', a folder or a hub id; feedback may be behind a server, or a
+    """Which models play which role. A name is `embedded`, a folder or a hub id; feedback may be behind a server, or a
     known function."""
 
     base: str = "embedded"
-    bases: tuple[str, ...] | None = Field(
-        None, min_length=2
-    )  # a study: one run a base, which base: [A, B] is short for
-    # None: the base model, as in the paper; server:URL#MODEL: `vllm serve MODEL`; pm:NAME or scorer:FILE.py: the label
-    # is the sigmoid of the difference of two answers' scores, and no principle is asked
+    """The pretrained model that every arm starts from: `embedded` (SmolLM2-135M-Instruct out of a package wheel), a
+    folder or a hub id. A list is a study over base models."""
+    bases: tuple[str, ...] | None = Field(None, min_length=2)
+    """The same list, under a name of its own."""
     feedback: str | None = None
-    # For labels with chain of thought: as feedback, or arm:NAME, an arm that is trained before; as in the paper.
+    """Who gives the AI labels: a folder or hub id, `server:URL#MODEL`, or `pm:NAME` or `scorer:FILE.py`, whose
+    label is the sigmoid of the difference of two scores. `null`: the base model."""
     feedback_cot: str = "arm:helpful_only"
-    # Who judges; of several the first decides, the others stand beside it. gold_pm, feedback (who made the AI labels:
-    # circular), pm:NAME, scorer:FILE.py, model:NAME, server:URL#MODEL or words:URL#MODEL
+    """Who gives the labels with chain of thought: as `feedback`, or `arm:NAME`, an arm that is trained before."""
     judge: tuple[str, ...] = Field(("gold_pm",), min_length=1)
-    engine: Engine = "auto"  # what samples and labels; auto: vLLM where it is installed and there is a GPU
-    trust_remote_code: bool = False  # True: run Python code that comes with a model; read that code first
+    """Who judges: `gold_pm`, `feedback`, `pm:NAME`, `scorer:FILE.py`, `model:NAME`, `server:URL#MODEL` or
+    `words:URL#MODEL`. Of several, the first decides and the others stand beside it."""
+    engine: Engine = "auto"
+    """What samples and labels; `auto` is vLLM where it is installed and there is a GPU."""
+    trust_remote_code: bool = False
+    """`true` runs Python code that comes with a model. Read that code first."""
 
     @model_validator(mode="before")
     @classmethod
@@ -111,12 +114,16 @@ def _named_scorer(name: str) -> str:
 
 
 class Annotator(Section):
-    """Who made the comparisons that stand for people's, by kind: human (the data's own labels), pm:NAME or
-    scorer:FILE.py, which label the data's pairs anew (as in Gao et al. 2022). One name alone is for both kinds."""
+    """Who made the comparisons that stand for people's, by kind: `human` (the data's own labels), `pm:NAME`
+    or `scorer:FILE.py`, which label the data's pairs anew (as in Gao et al. 2022). One name alone is for both kinds."""
 
     harmless: str = "human"
+    """For comparisons of harm: `human` (the data's own labels), `pm:NAME` or `scorer:FILE.py`, which label the
+    pairs anew."""
     helpful: str = "human"
-    flip: float = Field(0.0, ge=0, le=0.5, description="share of a function's labels turned at random; 0.5: a coin")
+    """The same for comparisons of helpfulness."""
+    flip: float = Field(0.0, ge=0, le=0.5)
+    """Share of a function's labels that is turned at random; 0.5 is a coin."""
 
     @model_validator(mode="before")
     @classmethod
@@ -146,7 +153,9 @@ class Source(Section):
     source."""
 
     source: str
-    subset: str | None = None  # of a data set on the hub that has several: the name of a configuration
+    """A file (JSONL, JSON, Parquet or CSV), a folder with train and test files, or a hub id."""
+    subset: str | None = None
+    """The configuration of a data set on the hub that has several."""
 
     @model_validator(mode="before")
     @classmethod
@@ -158,32 +167,48 @@ class Pairs(Source):
     """Preferences in TRL's format, standard or conversational, or in that of PKU-SafeRLHF; the columns, where they are
     called otherwise."""
 
-    prompt: str | None = None  # None: column prompt, or the beginning that both answers share
+    prompt: str | None = None
+    """The column of prompts. `null`: `prompt`, or the beginning that both answers share."""
     chosen: str = "chosen"
+    """The column of the better answers."""
     rejected: str = "rejected"
-    p: str | None = None  # soft label, P(chosen is better); None: column p, where there is one
-    train: str = "train"  # names of splits
-    test: str | None = None  # None: test, where there is one, else a fifth of the prompts is held out
+    """The column of the worse answers."""
+    p: str | None = None
+    """The column of soft labels, P(chosen is better). `null`: `p`, where there is one."""
+    train: str = "train"
+    """The split to train on."""
+    test: str | None = None
+    """The split to hold out. `null`: `test`, where there is one, or else a fifth of the prompts."""
 
 
 class Prompts(Source):
     """Prompts from a column of texts or messages; of a conversation with its answer, the first human turn."""
 
-    column: str | None = None  # None: prompt, or transcript, as in red-team-attempts
+    column: str | None = None
+    """The column of texts or conversations. `null`: `prompt`, or `transcript`."""
     split: str = "train"
+    """The split to read."""
 
 
 class Data(Section):
-    """Where prompts and preferences come from; None means the shipped set, a stand-in for human labels."""
+    """Where prompts and preferences come from. Without any, the shipped set, which is a stand-in for human labels."""
 
-    hh_rlhf: str | None = None  # folder or hub id in HH-RLHF layout: harmless-base/, helpful-base/
-    helpful: str | None = None  # folder with train and test in the same layout, where hh_rlhf has no helpful-base
-    harmless_pairs: Pairs | None = None  # comparisons of a kind in TRL's or PKU-SafeRLHF's format, before hh_rlhf's
+    hh_rlhf: str | None = None
+    """A folder or hub id in HH-RLHF's layout, with `harmless-base/` and `helpful-base/`."""
+    helpful: str | None = None
+    """A folder with helpfulness comparisons in the same layout, where `hh_rlhf` has none."""
+    harmless_pairs: Pairs | None = None
+    """Comparisons of harm in TRL's or PKU-SafeRLHF's format, in place of `hh_rlhf`'s."""
     helpful_pairs: Pairs | None = None
+    """The same for comparisons of helpfulness."""
     redteam_prompts: Prompts | None = None
+    """Red-team prompts, in place of those of the comparisons."""
     helpful_prompts: Prompts | None = None
-    harm_ratings: str | None = None  # red-team-attempts layout, for the harmfulness suite
-    hhh: str | None = None  # the HHH comparisons, for the hhh suite
+    """Helpfulness prompts, in place of those of the comparisons."""
+    harm_ratings: str | None = None
+    """People's ratings in red-team-attempts' layout, for suite `harmfulness`."""
+    hhh: str | None = None
+    """The HHH comparisons, for suite `hhh`."""
 
     @model_validator(mode="after")
     def _every_key_counts(self) -> Self:

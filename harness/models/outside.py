@@ -6,6 +6,8 @@ vLLM's pooling for preference models, whose score is read at the last token of a
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from harness.models import chat
@@ -69,3 +71,28 @@ def _add_nothing(tokenizer: Any) -> None:
             setattr(tokenizer, name, False)
             tokenizer.init_kwargs[name] = False
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B")
+
+
+def for_older_transformers(folder: Path) -> None:
+    """Let transformers 4 read a checkpoint that transformers 5 saved, as RewardBench's 4.51 must.
+
+    It does not know the tokenizer class that 5 writes, and misses the base of the rotary embeddings where 5 puts it: it
+    would take its default of 10,000 without a word. Transformers 5 reads both.
+    """
+    file = folder / "tokenizer_config.json"
+    about = json.loads(file.read_text(encoding="utf-8"))
+    if about.get("tokenizer_class") == "TokenizersBackend":
+        about["tokenizer_class"] = "PreTrainedTokenizerFast"
+        about.setdefault("model_input_names", ["input_ids", "attention_mask"])  # else token types, which Llama refuses
+    for left in ("is_local", "local_files_only"):  # of the load on this machine
+        about.pop(left, None)
+    file.write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
+
+    file = folder / "config.json"
+    about = json.loads(file.read_text(encoding="utf-8"))
+    rope = dict(about.get("rope_parameters") or {})
+    if "rope_theta" in rope:  # else absent, or by kind of layer
+        names = ("rope_theta", "partial_rotary_factor")
+        about |= {name: rope.pop(name) for name in names if name in rope}
+        about |= {"rope_scaling": rope} if rope.get("rope_type", "default") != "default" else {}
+    file.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

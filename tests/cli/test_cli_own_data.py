@@ -81,3 +81,46 @@ def test_a_faulty_file_stops_the_plan_in_one_line(
         code, _, said = cai(command, tmp_path / "x.yaml", "--out", tmp_path / "run")
         assert (code, len(said.splitlines())) == (2, 1)
         assert expected in said
+
+
+PKU = '{"prompt": "q", "response_0": "a", "response_1": "b", "better_response_id": 0, "safer_response_id": 1}'
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "content", "expected"),
+    [
+        ("harmless_pairs", "pku.jsonl", f"{PKU}\n{PKU.replace(': 1}', ': 2}')}",
+         "row 2: safer_response_id is 2; it must be 0 or 1"),
+        ("helpful_pairs", "talk.jsonl", '{"chosen": [{"role": "x", "content": "a"}], "rejected": []}',
+         "row 1: chosen: message 0 is {'role': 'x', 'content': 'a'}; each needs a role"),
+        ("redteam_prompts", "asked.csv", "text\nq\n", "'prompt'"),
+    ],
+)  # fmt: skip
+def test_a_plan_says_which_row_of_which_file(
+    cai: Cai, tiny_model: Path, tmp_path: Path, key: str, name: str, content: str, expected: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    raw = {"name": "x", "models": {"base": str(tiny_model)}, "data": {key: name}}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(raw))
+    code, _, said = cai("plan", tmp_path / "x.yaml", "--out", tmp_path / "run")
+    assert (code, len(said.splitlines())) == (2, 1)
+    assert str(tmp_path / name) in said
+    assert expected in said
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("rules.txt", "Be kind.\n\nBe kind.\n", "line 3 says the same as line 1; delete one"),
+        ("rules.csv", "rule\nBe kind.\n", "no column 'principle', its columns are rule; name the one"),
+        ("swarm.json", '{"constitutions": [{"critic": "c"}]}', "constitutions.0.revision: missing"),
+    ],
+)
+def test_an_import_says_which_line_of_which_file(
+    cai: Cai, tmp_path: Path, name: str, content: str, expected: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    code, _, said = cai("constitutions", "import", tmp_path / name, "--out", tmp_path / "c.yaml")
+    assert (code, len(said.splitlines())) == (2, 1)
+    assert f"{name}: {expected}" in said
+    assert not (tmp_path / "c.yaml").exists()

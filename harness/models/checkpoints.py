@@ -242,6 +242,9 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     if hasattr(model, "peft_config"):
+        for config in model.peft_config.values():
+            if isinstance(config.target_modules, set):  # whose order is another in each process
+                config.target_modules = sorted(config.target_modules)
         # Embeddings of an adapter's base are not in it: a new pad token's row is made again when it is loaded.
         model.save_pretrained(partial, save_embedding_layers=False)
         _name_base(partial / "adapter_config.json", folder)

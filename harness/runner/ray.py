@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 import time
@@ -96,11 +97,11 @@ def _connect(address: str | None, tries: int = 2) -> None:
         own |= {"include_dashboard": False, "object_store_memory": 2**27}  # artefacts go through files
     try:
         ray.init(**own, log_to_driver=False, logging_level="CRITICAL", configure_logging=True)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        raise UserError(f"--address {address}: {_NONE_THERE} ({one_line(error)})") from error
-    except Exception as error:  # of no type of its own: a machine so busy that Ray's own 30 s are not enough
+    except Exception as error:
+        if address is not None:
+            raise UserError(f"--address {address}: {_NONE_THERE} ({one_line(error)})") from error
         ray.shutdown()
-        if address is None and tries > 1:
+        if tries > 1:  # a machine so busy that the 30 s that Ray gives itself were not enough
             return _connect(address, tries - 1)
         raise UserError(
             f"runner ray: Ray does not start ({one_line(error)}); end other programs and try again"
@@ -245,7 +246,8 @@ class Ray:
 
         with contextlib.suppress(ray.exceptions.RayError):
             for reference in self.at_work:
-                ray.cancel(reference)
+                # Its calls to the queue go on: one that was cancelled would be taken for a queue that was lost.
+                ray.cancel(reference, recursive=False)
             if self.at_work:
                 ray.wait(list(self.at_work), num_returns=len(self.at_work), timeout=5)
             self.mail.shutdown(force=True)
@@ -261,6 +263,7 @@ def _work(given: tuple[Task, Driver], mail: Any) -> Made | Failed:
     task, driver = given
     node = socket.gethostname()
     os.environ.update(driver.environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # by which Ray cancels; after `nohup` it is ignored
     try:
         post = Post(mail, task.item.folder)
         post.send("began", (f"{node}, process {os.getpid()}",))

@@ -45,6 +45,8 @@ def test_a_lora_folder_loads_as_its_merged_model(tiny_model: Path, tmp_path: Pat
     ids = torch.tensor([[5, 6, 7]])
     expected = tuned(ids).logits
     checkpoints.save(tuned, tokenizer, tmp_path / "adapter")
+    named = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert named == sorted(named)  # the same bytes from every process
     loaded, _ = checkpoints.load_policy(tmp_path / "adapter")
     assert not hasattr(loaded, "peft_config") or not loaded.peft_config
     torch.testing.assert_close(loaded(ids).logits, expected, atol=1e-5, rtol=1e-5)

@@ -32,14 +32,16 @@ def _cluster() -> Iterator[None]:
 
 
 def artefacts(run: Path) -> dict[str, str]:
-    """SHA-256 of every table and all weights."""
-    files = [path for pattern in ("*.parquet", "*.safetensors") for path in run.rglob(pattern)]
+    """SHA-256 of all that a stage has made: tables, weights and their configs."""
     assert not list(run.glob("stages/*/*.partial"))
-    return {
-        path.relative_to(run).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-        if path.name not in TIMES
-    }
+    found = {}
+    for path in run.glob("stages/*/*/manifest.json"):
+        about = json.loads(path.read_text())
+        found |= {f"{about['stage']}/{name}": entry["sha256"] for name, entry in about["artefacts"].items()}
+    for path in (run / "results").rglob("*.parquet"):
+        if path.name not in TIMES:
+            found[path.relative_to(run).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
 
 
 def made(run: Path) -> dict[str, str]:

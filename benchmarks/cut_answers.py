@@ -1,6 +1,6 @@
 """What a PM makes of answers that were cut at the length limit: with their end of turn put on, or read without it.
 
-python benchmarks/cut_answers.py --harmless FOLDER --helpful FOLDER [--pairs N] [--updates N] [--limit TOKENS]
+python benchmarks/cut_answers.py --harmless FOLDER [--helpful FOLDER] [--pairs N] [--updates N] [--limit TOKENS]
 
 FOLDER holds train.jsonl[.gz] and test.jsonl[.gz] in HH-RLHF layout. Two PMs are trained on the same pairs: on whole
 answers, as people compared them, and with both answers of every other pair cut and left without their end of turn.
@@ -96,11 +96,12 @@ def reinforced(
     config = ppo.PPOConfig(
         updates=updates,
         rollouts_per_update=16,
-        minibatch_size=16,
-        epochs=2,
+        minibatch_size=8,
+        epochs=1,
         max_new_tokens=limit,
-        learning_rate=2e-4,
+        learning_rate=2e-3,
         kl_coef=0.05,
+        reward_normalisation="running",
         missing_eos_penalty=penalty,
         checkpoint_every=10**6,
     )
@@ -115,14 +116,15 @@ def reinforced(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--harmless", type=Path, required=True)
-    parser.add_argument("--helpful", type=Path, required=True)
+    parser.add_argument("--helpful", type=Path)
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--pairs", type=int, default=120, help="of each kind, for training")
     parser.add_argument("--heldout", type=int, default=80, help="of each kind")
     parser.add_argument("--updates", type=int, default=16, help="of each of the four PPO runs; 0: none")
     parser.add_argument("--limit", type=int, default=32)
     args = parser.parse_args()
-    both = pd.concat([hh_layout.read_hh_folder(getattr(args, k), k, 0) for k in ("harmless", "helpful")])
+    folders = {"harmless": args.harmless, **({"helpful": args.helpful} if args.helpful else {})}
+    both = pd.concat([hh_layout.read_hh_folder(folder, kind, 0) for kind, folder in folders.items()])
     short = both[both["prompt"].str.len() + both[["chosen", "rejected"]].apply(lambda c: c.str.len()).max(axis=1) < 700]
     train, heldout = (
         short[short["split"] == split].groupby("kind").head(n).assign(p=1.0).reset_index(drop=True)
@@ -132,7 +134,7 @@ def main() -> None:
     halved = train.copy()
     for which in ("chosen", "rejected"):
         halved.loc[::2, which] = [cut(tokenizer, text, args.limit) for text in halved.loc[::2, which]]
-    settings = Pm(epochs=2, learning_rate=5e-4, batch_size=8, max_length=224)
+    settings = Pm(epochs=1, learning_rate=2e-3, batch_size=8, max_length=224)
     report: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         pms = {}

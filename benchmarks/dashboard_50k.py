@@ -2,7 +2,8 @@
 
 python benchmarks/dashboard_50k.py [--responses N] [--repeats R]
 
-The run is synthetic (that of tests/reports, grown: 6 arms and two snapshots of rl_cai, answers of 80 words). "cold" is
+The runs are synthetic (that of tests/reports, grown: 6 arms and two snapshots of rl_cai, answers of 80 words): two
+seeds of one experiment with half of the responses each, so that Studies, Compare and Search read all of them. "cold" is
 a page's first opening by a new server in a new browser, its scripts and the server's imports included; "warm" is the
 median of R further openings, each a session of its own. Shown: the last element of the page is there and its script
 has ended. The peer, "bare", is an app of one title that imports pandas: Streamlit's own share. Needs Chromium and
@@ -28,12 +29,19 @@ import pandas as pd
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 BARE = "import pandas, streamlit as st\nst.title('Bare')\n"
-PAGES = {  # page: what is there when all of it is shown
+FIGURE = '[data-testid="stImage"] >> nth='
+PAGES = {  # page, with its selection in a deep link: what is there when all of it is shown
     "overview": 'text="Provenance"',
+    "run": 'text="Samples"',
     "responses": 'text="These responses (CSV)"',
-    "frontier": '[data-testid="stImage"] >> nth=4',
+    "responses?run=one&arms=rl_cai&text=word17": 'text="These responses (CSV)"',
+    "search": "text=/responses of [0-9]/",
+    "search?text=word17&suite=evasiveness": 'text="All that was found (CSV)"',
+    "frontier": f"{FIGURE}4",
     "goodharting": "text=/It stands in/",
     "arena": 'text="Votes so far"',
+    "compare?run=one&other=two&figure=evasiveness": f"{FIGURE}1",
+    "studies": 'text="What differs between them"',
     "bare": 'text="Bare"',
 }
 WORDS, ARMS_AND_SNAPSHOTS = 80, 8
@@ -77,7 +85,7 @@ def measure(browsing: ModuleType, runs: Path, folder: Path, name: str, repeats: 
     if name == "bare":
         app = folder / "bare.py"
         app.write_text(BARE)
-    server, url = browsing.serve(runs, folder / f"{name}.log", app)
+    server, url = browsing.serve(runs, folder / "server.log", app)
     times = []
     try:
         with browsing.sync_api.sync_playwright() as playwright:
@@ -105,14 +113,15 @@ def main() -> None:
         raise SystemExit(f"no browser: put one of {', '.join(browsing.BROWSERS)} on PATH or name it in $CAI_CHROMIUM")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        table = grown(fixture.responses(prompts=args.responses // (2 * ARMS_AND_SNAPSHOTS), samples=2))
-        fixture.write_run(folder / "runs" / "synthetic", table=table)
+        table = grown(fixture.responses(prompts=args.responses // (4 * ARMS_AND_SNAPSHOTS), samples=2))
+        for seed, name in enumerate(("one", "two")):
+            fixture.write_seed(folder / "runs" / name, "grown", seed, table=table)
         rows = {name: measure(browsing, folder / "runs", folder, name, args.repeats) for name in PAGES}
-    print(f"{len(table):,} responses, seconds to all of the page shown")
-    print(f"{'page':14}{'cold':>8}{'warm':>8}")
+    print(f"{2 * len(table):,} responses, seconds to all of the page shown")
+    print(f"{'page':46}{'cold':>8}{'warm':>8}")
     for name, row in rows.items():
-        print(f"{name:14}{row['cold']:>8.2f}{row['warm']:>8.2f}")
-    print(json.dumps({"benchmark": "dashboard_50k", "responses": len(table), "pages": rows}))
+        print(f"{name:46}{row['cold']:>8.2f}{row['warm']:>8.2f}")
+    print(json.dumps({"benchmark": "dashboard_50k", "responses": 2 * len(table), "pages": rows}))
 
 
 if __name__ == "__main__":

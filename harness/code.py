@@ -43,7 +43,7 @@ def version(function: Callable[..., Any], *others: str) -> str:
     if name not in known:
         known[name] = _version(function, *others)
         with contextlib.suppress(OSError):  # a cache that cannot be written costs time, and nothing else
-            store.write_json(_cache(), {"sources": _sources(), "versions": known})
+            store.write_json(_cache(), {"sources": sources(), "versions": known})
     return known[name]
 
 
@@ -52,7 +52,7 @@ def _cache() -> Path:
 
 
 @cache
-def _sources() -> str:
+def sources() -> str:
     """Hash of all of the project's code, and of the Python that reads it: syntax trees differ between versions."""
     state = hashlib.sha256(sys.version.encode())
     for package in PACKAGES:
@@ -66,7 +66,7 @@ def _known() -> dict[str, str]:
     """Versions by function, as an earlier process found them in the same sources."""
     try:
         found = json.loads(_cache().read_text(encoding="utf-8"))
-        return dict(found["versions"]) if found["sources"] == _sources() else {}
+        return dict(found["versions"]) if found["sources"] == sources() else {}
     except (OSError, ValueError, LookupError, TypeError):
         return {}
 

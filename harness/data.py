@@ -58,7 +58,8 @@ def select(data: Data, scale: Scale, seed: int) -> tuple[pd.DataFrame, pd.DataFr
 
 def labels_of_harm(scale: Scale) -> int:
     """How many labels of harm an arm learns from at most, people's or AI's; with equal_labels, both arms as many."""
-    return (min if scale.equal_labels else max)(scale.preference_pairs, scale.redteam_prompts)
+    redteam = scale.redteam_prompts + scale.written_prompts.chains
+    return (min if scale.equal_labels else max)(scale.preference_pairs, redteam)
 
 
 def _words(source: str) -> str:
@@ -218,6 +219,7 @@ def read_prompts(
 SETTINGS = (
     *("seed", "scale.redteam_prompts", "scale.helpful_prompts", "scale.heldout_prompts"),
     *("scale.preference_pairs", "scale.gold_pairs", "scale.equal_labels", "scale.max_prompt_tokens"),
+    "scale.written_prompts.chains",
 )
 PLACES = (
     *("data.hh_rlhf", "data.helpful", "data.harmless_pairs", "data.helpful_pairs"),

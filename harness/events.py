@@ -2,7 +2,8 @@
 
 Events, each with `time` (seconds since 1970): run (stages with what they need, pid, host), done (stage: found
 finished), stage (begins: position, total), progress (done, total, eta in seconds, note), row (of a training log, some
-with samples), finished (seconds, tokens, device, memory), failed (error, one line), stopped (Ctrl-C or a signal), end.
+with samples), finished (seconds, tokens, device, memory), failed (error, one line), stopped (Ctrl-C or a signal), note
+(one line, such as of a worker that was lost), end.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,14 +61,13 @@ def clock(seconds: float) -> str:
 
 
 class Log:
-    """A `harness.graph.Progress` that writes to a run's events.jsonl. Where the disk is full it writes nothing.
+    """A `harness.graph.Watcher` that writes to a run's events.jsonl. Where the disk is full it writes nothing.
 
     Use as a context: while it is open, a thread touches the file every `BEAT` seconds.
     """
 
     def __init__(self, run: Path):
         self.path = run / NAME
-        self.now, self.pace, self.written = "", Pace(0), 0.0
         self._closed = threading.Event()
 
     def __enter__(self) -> Log:
@@ -100,9 +100,31 @@ class Log:
             if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) is not None and file.read(1) != b"\n":
                 file.write(b"\n")
 
-    def stage(self, name: str, position: int, total: int) -> None:
-        self.now, self.pace, self.written = name, Pace(time.monotonic()), 0.0
+    def stage(self, name: str, position: int, total: int) -> StageLog:
         self.write("stage", stage=name, position=position, total=total)
+        return StageLog(self, name)
+
+    def ended(self, name: str) -> None:
+        return  # `finished`, `failed` and `stopped` tell more
+
+    def say(self, line: str) -> None:
+        self.write("note", note=text.line(line))
+
+    def failed(self, stage: str, error: BaseException) -> None:
+        """Note why a stage ends early: it failed, or was stopped."""
+        if not isinstance(error, Exception):
+            self.write("stopped", stage=stage)
+            return
+        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
+        self.write("failed", stage=stage, error=text.line(said))
+
+
+class StageLog:
+    """A `harness.graph.Progress` of one stage, in the run's log."""
+
+    def __init__(self, log: Log, name: str):
+        self.log, self.name = log, name
+        self.pace, self.written = Pace(time.monotonic()), 0.0
 
     def advance(self, done: float, total: float, note: str = "") -> None:
         now = time.monotonic()
@@ -111,23 +133,10 @@ class Log:
             self.written = now
             eta = self.pace.eta(now)
             about = {"done": done, "total": total, "eta": None if eta is None else round(eta, 1), "note": note}
-            self.write("progress", stage=self.now, **about)
+            self.log.write("progress", stage=self.name, **about)
 
     def row(self, values: Mapping[str, Any]) -> None:
-        self.write("row", stage=self.now, row=dict(values))
-
-    @contextlib.contextmanager
-    def failures(self) -> Iterator[None]:
-        """Note why the stage at work ends early."""
-        try:
-            yield
-        except Exception as error:
-            said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
-            self.write("failed", stage=self.now, error=text.line(said))
-            raise
-        except BaseException:
-            self.write("stopped", stage=self.now)
-            raise
+        self.log.write("row", stage=self.name, row=dict(values))
 
 
 def _plain(value: Any) -> Any:

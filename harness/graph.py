@@ -20,9 +20,7 @@ from harness.models.identity import identity
 
 
 class Progress(Protocol):
-    """Receives progress updates; `harness.cli` draws bars, tests listen."""
-
-    def stage(self, name: str, position: int, total: int) -> None: ...
+    """Hears how far a stage is."""
 
     def advance(self, done: float, total: float, note: str = "") -> None: ...
 
@@ -30,10 +28,29 @@ class Progress(Protocol):
         """A row of a training log: step, and numbers by name; `samples`: a few {prompt, response, score}."""
 
 
+class Watcher(Protocol):
+    """Hears how a run goes, in which several stages may be at work; `harness.cli` draws bars, tests listen."""
+
+    def stage(self, name: str, position: int, total: int) -> Progress:
+        """A stage begins, the `position`th of `total`; what is to hear of its progress."""
+
+    def ended(self, name: str) -> None:
+        """It is no longer at work."""
+
+    def say(self, line: str) -> None:
+        """Something that whoever waits for the run should know."""
+
+
 class Silent:
-    """A Progress that nobody watches."""
+    """A Watcher and a Progress that nobody listens to."""
 
-    def stage(self, name: str, position: int, total: int) -> None:
+    def stage(self, name: str, position: int, total: int) -> Silent:
+        return self
+
+    def ended(self, name: str) -> None:
+        return
+
+    def say(self, line: str) -> None:
         return
 
     def advance(self, done: float, total: float, note: str = "") -> None:
@@ -41,25 +58,6 @@ class Silent:
 
     def row(self, values: Mapping[str, Any]) -> None:
         return
-
-
-class Both:
-    """Two Progresses that hear the same."""
-
-    def __init__(self, first: Progress, second: Progress):
-        self.listeners = (first, second)
-
-    def stage(self, name: str, position: int, total: int) -> None:
-        for listener in self.listeners:
-            listener.stage(name, position, total)
-
-    def advance(self, done: float, total: float, note: str = "") -> None:
-        for listener in self.listeners:
-            listener.advance(done, total, note)
-
-    def row(self, values: Mapping[str, Any]) -> None:
-        for listener in self.listeners:
-            listener.row(values)
 
 
 class Values:
@@ -115,7 +113,8 @@ class Stage:
     models: names of the models whose weights it loads by role, hashed by identity. options: what else the function
     takes and no result depends on (batch sizes of inference, where logs go). calls: functions that it reaches by a name
     in a string, as "suites.elo:measure". place: a folder of the run that holds the artefacts, in place of
-    stages/NAME/KEY. published: artefacts of which the run's folder has a copy at its top.
+    stages/NAME/KEY. published: artefacts of which the run's folder has a copy at its top. kind: which entry of the
+    experiment's `compute` says what it needs; no result depends on it.
     """
 
     name: str
@@ -128,6 +127,7 @@ class Stage:
     calls: Sequence[str] = ()
     place: str | None = None
     published: Sequence[str] = ()
+    kind: str = "model"
 
     def __hash__(self) -> int:
         return hash(self.name)

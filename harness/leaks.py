@@ -58,6 +58,23 @@ def opens_like(prompts: Iterable[str], others: Iterable[str]) -> np.ndarray:
     return np.array([text in alike for text in mine], dtype=bool)
 
 
+def first_of_its_kind(prompts: Sequence[str]) -> np.ndarray:
+    """(n,) bool: which of `prompts` open like no earlier one that is kept, or nearly."""
+    from harness.near_duplicates import leader_clusters, near_pairs
+    from harness.words import encode, word_sets
+
+    texts = [_words(opening(prompt)) for prompt in prompts]
+    both = encode(texts)
+    spoken = np.flatnonzero(both.lengths > 0)
+    near = near_pairs(word_sets(both, spoken), both.hashes, SIMILARITY, peers=_PEERS) if len(spoken) else []
+    leader = np.arange(len(texts))
+    leader[spoken] = spoken[leader_clusters(len(spoken), np.asarray(near, dtype=np.int64).reshape(-1, 2))]
+    first: dict[str, int] = {}
+    for i, text in enumerate(texts):
+        first.setdefault(text, i)
+    return np.array([leader[i] == i and first[text] == i for i, text in enumerate(texts)], dtype=bool)
+
+
 def _words(text: str) -> str:
     signs = (f"u{ord(sign):x}" for sign in text if not sign.isspace())  # of emoji alone, say
     return " ".join(re.findall(r"\w+", text.lower()) or signs)

@@ -88,6 +88,11 @@ class Record:
                 store.write_text(self.run / ".verified.json", json.dumps(self.known))
             self.changed = False
 
+    def add(self, known: Mapping[str, list[Any]]) -> None:
+        """Take over what another process has verified."""
+        self.changed = self.changed or any(self.known.get(name) != entry for name, entry in known.items())
+        self.known |= known
+
     def sha256(self, path: Path, *, anew: bool = False, place: Path | None = None) -> str:
         """Hash of a file: the recorded one where its state is unchanged, unless `anew`.
 

@@ -35,16 +35,18 @@ def disk_space(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder that a command writes to. Raises UserError where another command holds it."""
+def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
+    """Hold the lock of a folder that is written to. Raises UserError where another holds it for `wait` seconds."""
     import filelock
 
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock", is_singleton=True)  # the same process may take it again
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait)
     except filelock.Timeout as error:
         raise UserError(f"{folder}: another `cai` command writes here; wait for it or give another --out") from error
+    except NotImplementedError as error:
+        raise UserError(f"{folder}: this file system has no file locks (flock); give a folder on another") from error
     try:
         yield
     finally:

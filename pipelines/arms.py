@@ -19,7 +19,17 @@ from harness import data, scoring
 from harness.errors import UserError, own_code
 from harness.experiment import Experiment
 from harness.graph import Stage
-from pipelines import ai_feedback, best_of, critique_revise, preference_model, respond, rl, scored_feedback, sft
+from pipelines import (
+    ai_feedback,
+    best_of,
+    critique_revise,
+    preference_model,
+    respond,
+    rl,
+    scored_feedback,
+    sft,
+    written_prompts,
+)
 
 ARM = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")  # an arm's name, which is that of its stage's folder
 
@@ -36,6 +46,7 @@ class Training:
     pms: Mapping[str, Stage]  # proxy PMs by name, and the gold PMs "gold.helpful", "gold.harmless"
     chains: Mapping[str, Stage] = field(default_factory=dict)  # by mode: critiqued, direct
     labels: Mapping[str, Stage] = field(default_factory=dict)  # by mode: plain, cot
+    written: Stage | None = None  # prompts that the base model wrote, where any are asked for
     build: Builder = field(kw_only=True)  # makes further stages of the same kinds, for a user's own arms
 
 
@@ -99,7 +110,7 @@ def plan(experiment: Experiment) -> Training:
         for name, place in line.single_principles().items():
             own = line.label(f"feedback.{name}", pairs, arms, only=place)
             pms[f"pm.rl_cai.{name}"] = line.pm(f"pm.rl_cai.{name}", human=["helpful"], labels=own)
-    training = Training(line.data, arms, pms, chains, labels, build=line)
+    training = Training(line.data, arms, pms, chains, labels, line.written, build=line)
     for file in experiment.methods:
         arms |= own_arms(Path(file), experiment, training)
     unknown = [arm for arm in experiment.arms if arm not in arms]
@@ -167,7 +178,28 @@ class Builder:
             files=files,
             models=models,
             options=experiment.settings(*data.PLACES),
+            kind="table",
         )
+        written = experiment.scale.written_prompts
+        self.written = (
+            Stage(
+                "written_prompts",
+                written_prompts.write,
+                experiment.settings(*written_prompts.SETTINGS),
+                {"data": self.data},
+                models={"base": self.base},
+                options=experiment.settings(*written_prompts.OPTIONS),
+                kind="sample",
+            )
+            if written.chains or written.rl
+            else None
+        )
+
+    def _given(self, kind: str | None = None) -> dict[str, Stage]:
+        """The stages that prompts come from: `written` too, where it has any for answers of this kind or, None, RL."""
+        for_chains = kind == "harmless" and self.experiment.scale.written_prompts.chains > 0
+        written = self.written if kind is None or for_chains else None
+        return {"data": self.data} | ({"written": written} if written is not None else {})
 
     def pm(
         self, name: str, *, human: list[str], split: str = "train", labels: Stage | None = None, hard: bool = False
@@ -186,6 +218,7 @@ class Builder:
             inputs,
             models={"base": self.base},
             options=self.experiment.settings(*preference_model.OPTIONS),
+            kind="pm",
         )
 
     def rl(
@@ -203,7 +236,8 @@ class Builder:
         With rl.algorithm dpo it learns from human labels of the kinds `human` and from `labels` instead.
         """
         algorithm = self.experiment.rl.algorithm
-        inputs = {"data": self.data} | ({"policy": policy} if policy is not None else {})
+        inputs = {"data": self.data} if algorithm == "dpo" else self._given()
+        inputs |= {"policy": policy} if policy is not None else {}
         if algorithm == "dpo":  # learns from the labels themselves, without a PM
             inputs |= {"labels": labels} if labels is not None else {}
         else:
@@ -217,6 +251,7 @@ class Builder:
             inputs,
             models={} if policy is not None else {"base": self.base},
             options=self.experiment.settings(*rl.OPTIONS[algorithm]),
+            kind="rl",
         )
 
     def chains(self, mode: str, policy: Stage, first: Stage, *, principles: int | None = None) -> Stage:
@@ -233,6 +268,7 @@ class Builder:
             self.experiment.settings(*critique_revise.SETTINGS) | own,
             {"first": first, "policy": policy},
             options=self.experiment.settings(*critique_revise.OPTIONS),
+            kind="sample",
         )
 
     def respond(self, name: str, policy: Stage, *, kind: str, samples: int) -> Stage:
@@ -241,8 +277,9 @@ class Builder:
             name,
             respond.respond,
             self.experiment.settings(*respond.SETTINGS) | {"kind": kind, "samples": samples},
-            {"data": self.data, "policy": policy},
+            self._given(kind) | {"policy": policy},
             options=self.experiment.settings(*respond.OPTIONS),
+            kind="sample",
         )
 
     def finetune(self, arm: str, chains: Stage, helpful: Stage) -> Stage:
@@ -254,12 +291,13 @@ class Builder:
             {"chains": chains, "helpful": helpful},
             models={"base": self.base},
             options=self.experiment.settings(*sft.OPTIONS),
+            kind="sft",
         )
 
     def best_of(self, arm: str, policy: Stage, pm: Stage) -> Stage:
         """An arm: of so many answers of `policy` (scale.best_of) the one that `pm` scores highest."""
         inputs = {"policy": policy, "pm": pm}
-        return Stage(arm, best_of.describe, self.experiment.settings(*best_of.SETTINGS), inputs)
+        return Stage(arm, best_of.describe, self.experiment.settings(*best_of.SETTINGS), inputs, kind="table")
 
     def single_principles(self) -> dict[str, int]:
         """Places of comparison principles, evenly over the constitution, by the variant that asks one alone."""
@@ -291,7 +329,8 @@ class Builder:
             model, policy = self.base, arms[arm]
             inputs |= {"policy": policy} if policy is not None else {}
         scale = self.experiment.scale
-        most = data.labels_of_harm(scale) if data.labels_of_harm(scale) < scale.redteam_prompts else None
+        redteam = scale.redteam_prompts + scale.written_prompts.chains
+        most = data.labels_of_harm(scale) if data.labels_of_harm(scale) < redteam else None
         if not cot and scoring.is_scorer(model):
             files, models = scoring.declared(model, "feedback")
             return Stage(
@@ -302,6 +341,7 @@ class Builder:
                 files,
                 models,
                 options=self.experiment.settings(*scored_feedback.OPTIONS),
+                kind="label",
             )
         own: dict[str, Any] = {"cot": cot, "only": only, "most": most}
         own["constitution"] = Excerpt.of(self.constitution, "comparison", "cot" if cot else "comparison")
@@ -313,4 +353,5 @@ class Builder:
             inputs,
             models={} if "policy" in inputs else {"feedback": model},
             options=self.experiment.settings(*ai_feedback.OPTIONS),
+            kind="label",
         )

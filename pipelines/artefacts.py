@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,9 +48,14 @@ def lora_of(work: Work) -> Lora | None:
     return Lora(**vars(work.settings.lora)) if work.settings.lora is not None else None
 
 
-def train_prompts(work: Work, kind: str) -> list[str]:
+def train_prompts(work: Work, *kinds: str, uses: Sequence[str] = ()) -> list[str]:
+    """Training prompts of those kinds, then those that the model wrote for `uses`, where the stage has any."""
     rows = pd.read_parquet(work.inputs["data"] / "prompts.parquet")
-    return list(rows.loc[(rows["split"] == "train") & (rows["kind"] == kind), "prompt"])
+    found = list(rows.loc[(rows["split"] == "train") & rows["kind"].isin(kinds), "prompt"])
+    if "written" in work.inputs:
+        written = pd.read_parquet(work.inputs["written"] / "written.parquet")
+        found += list(written.loc[written["use"].isin(uses) & written["kind"].isin(kinds), "prompt"])
+    return found
 
 
 class Done:

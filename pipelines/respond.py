@@ -19,7 +19,7 @@ OPTIONS = ("scale.batch_size",)
 def respond(work: Work) -> None:
     """`samples` responses of the input policy to each train prompt of a kind: responses.parquet."""
     settings = work.settings
-    prompts = train_prompts(work, settings.kind)
+    prompts = train_prompts(work, settings.kind, uses=("chains",))
     numbered = [(prompt, sample) for prompt in prompts for sample in range(settings.samples)]
     done = Done(work, len(numbered), "responses")
     earlier = {(row["prompt"], row["sample"]) for row in done.rows}

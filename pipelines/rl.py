@@ -16,7 +16,7 @@ from harness.experiment import GROUP, Lora, Rl, Scale
 from harness.graph import Progress, Work
 from harness.models import chat, checkpoints, scorer
 from pipelines import card as cards
-from pipelines.artefacts import load_pm, lora_of, start_of
+from pipelines.artefacts import load_pm, lora_of, start_of, train_prompts
 from pipelines.preference_model import PAIRS, ai_pairs
 
 SAMPLES = 3  # answers of an update that who watches a run is shown
@@ -345,11 +345,9 @@ OPTIONS = {
 def train_rl(work: Work) -> None:
     """RL from the input policy (or the base model) against the input PM, on train prompts of some kinds."""
     settings = work.settings
-    rows = pd.read_parquet(work.inputs["data"] / "prompts.parquet")
-    chosen = rows[(rows["split"] == "train") & rows["kind"].isin(settings.prompts)]
     log = train(
         start_of(work),
-        chosen["prompt"].tolist(),
+        train_prompts(work, *settings.prompts, uses=("chains", "rl")),
         load_pm(work.inputs["pm"], work),
         work.folder,
         settings.rl,

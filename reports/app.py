@@ -14,8 +14,8 @@ if str(HERE.parent) not in sys.path:  # Streamlit puts this file's folder on the
 st.set_page_config(layout="wide")
 # The folder is not called "pages": Streamlit would open such files by themselves where an address names one.
 PAGES = (
-    *("overview", "run", "frontier", "revisions", "feedback", "evasiveness", "goodharting", "responses", "arena"),
-    "compare",
+    *("overview", "run", "frontier", "revisions", "feedback", "evasiveness", "goodharting", "responses", "search"),
+    *("arena", "compare", "studies"),
 )
 st.navigation([
     st.Page(HERE / "views" / f"{name}.py", title=name.capitalize(), url_path=name, default=name == "overview")

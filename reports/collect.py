@@ -16,6 +16,7 @@ from harness.experiment import Experiment
 from harness.graph import Stage, Work, in_order
 from pipelines import harm_labels
 
+DIVERSITY = "written_diversity"  # of prompts that the model wrote
 _HERE = Path(__file__).resolve().parent
 _SUITES = _HERE.parent / "suites"
 
@@ -25,15 +26,19 @@ def plan(experiment: Experiment, file: Path, arms: Mapping[str, Stage | None], t
     results = Stage(
         "results",
         collect,
-        {"experiment": experiment.model_dump(mode="json"), "harm_splits": harm_labels.splits(arms)},
+        {
+            "experiment": experiment.model_dump(mode="json", exclude={"compute"}),
+            "harm_splits": harm_labels.splits(arms),
+        },
         {stage.name: stage for stage in in_order(targets)},
         files={"claims": _SUITES / "claims.yaml"},
         options={"file": str(file)},
         place="results",
         published=("run.json", "experiment.yaml"),
+        kind="table",
     )
-    files = {"template": _HERE / "template.html", "paper": _HERE / "paper.yaml"}
-    return Stage("report", report, inputs={"results": results}, files=files, place="report")
+    files = {name: _HERE / f"{name}.html" for name in ("template", "page", "macros")} | {"paper": _HERE / "paper.yaml"}
+    return Stage("report", report, inputs={"results": results}, files=files, place="report", kind="table")
 
 
 def report(work: Work) -> None:
@@ -52,9 +57,9 @@ def collect(work: Work) -> None:
     for name, folder in folders.items():
         if (folder / "summary.parquet").is_file():
             shutil.copytree(folder, results / name, ignore=shutil.ignore_patterns(manifest.NAME), dirs_exist_ok=True)
-    for table in ("responses", "chains", "judges"):
-        if table in folders:
-            shutil.copy(folders[table] / f"{table}.parquet", results / f"{table}.parquet")
+    for stage, table in (*((name, name) for name in ("responses", "chains", "judges")), ("written", DIVERSITY)):
+        if stage in folders:
+            shutil.copy(folders[stage] / f"{table}.parquet", results / f"{table}.parquet")
     labels = {name: folder for name, folder in folders.items() if name in ("feedback.plain", "feedback.cot")}
     _concat(labels, "feedback.parquet", results / "feedback.parquet")
     _concat(folders, "training.parquet", results / "training.parquet")
@@ -87,7 +92,12 @@ def _about(work: Work, manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "device": devices[-1] if devices else None,
         "seed": experiment["seed"],
         "models": experiment["models"],
-        "data": json.loads((work.inputs["data"] / "notes.json").read_text(encoding="utf-8")),
+        "data": [
+            note
+            for name in ("data", "written")
+            if name in work.inputs
+            for note in json.loads((work.inputs[name] / "notes.json").read_text(encoding="utf-8"))
+        ],
         "scale": experiment["scale"],
         "wall_seconds": round(sum(found["wall_seconds"] for found in manifests), 1),
         "tokens": sum(found["tokens"] for found in manifests if found["tokens"] is not None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import importlib
 import os
@@ -11,9 +12,11 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
+from streamlit.errors import StreamlitPageNotFoundError
 
 from harness.text import cells, csv, markdown
-from reports import tables
+from reports import study, tables
+from reports.exhibit import Exhibit
 from reports.load import Missing, RunData, find_runs
 
 PIXELS, WIDE = 100, 720  # of a figure's inch; figures wider than WIDE pixels have their words below, not beside
@@ -36,23 +39,82 @@ def begin(title: str) -> RunData:
 def pick(title: str) -> RunData:
     """Title and run picker; the chosen run, whatever it holds. Ends the page with a plain word where there is none."""
     st.title(title)
-    root = Path(os.environ.get("CAI_RUNS_DIR", "runs"))
-    runs = find_runs(root)
-    if not runs:
-        there = f"{plain(root)} holds no run" if root.is_dir() else f"{plain(root)} is no folder"
+    runs = found_runs()
+    names = list(runs)
+    if not names:
+        there = f"{plain(root())} holds no run" if root().is_dir() else f"{plain(root())} is no folder"
         st.warning(
             f"{there}: a run is a folder with run.json and results/, as `cai run` and `cai eval --out` write it."
         )
-        st.code(f"cai run experiments/demo.yaml\ncai dashboard {root}", language=None)
+        st.code(f"cai run experiments/demo.yaml\ncai dashboard {root()}", language=None)
         st.stop()
-    names = [run.name for run in runs]
-    kept = st.session_state.get("run_name")
-    # By key, not by index: another index makes another widget, which forgets what was picked in it.
-    if st.session_state.get("run_picker") not in names:
-        st.session_state["run_picker"] = kept if kept in names else names[0]
-    chosen = st.sidebar.selectbox("Run", names, key="run_picker")
-    st.session_state["run_name"] = chosen
-    return open_run(runs[names.index(str(chosen))])
+    return open_run(runs[choose(st.sidebar, "Run", names, "run")])
+
+
+def root() -> Path:
+    """The folder that the dashboard was opened on."""
+    return Path(os.environ.get("CAI_RUNS_DIR", "runs"))
+
+
+def found_runs() -> dict[str, Path]:
+    """Every run by its name here, the newest first: its folder, of a study with the study's before it."""
+    return {named(run): run for run in find_runs(root())}
+
+
+def named(run: Path) -> str:
+    return run.relative_to(root()).as_posix() if run != root() else run.resolve().name
+
+
+def choose(place: Any, label: str, options: Sequence[str], key: str, first: int = 0, **look: Any) -> str:
+    """A select box whose choice stands in the address as `key`, the first one as well, so that it can be sent.
+
+    It is kept from page to page. A link to what is gone is told so; the `first` option stands in its place.
+    """
+    if st.session_state.get(key) not in options:  # a new page, or other options
+        asked, kept = st.query_params.get(key), st.session_state.get(f"kept {key}")
+        if asked is not None and asked not in options:
+            place.caption(f"{plain(asked)} is not here.")
+        st.session_state[key] = next((value for value in (asked, kept) if value in options), options[first])
+    chosen = str(place.selectbox(label, options, key=key, **look))
+    st.session_state[f"kept {key}"] = chosen
+    _address(key, chosen)
+    return chosen
+
+
+def step_through(place: Any, label: str, texts: Sequence[str], key: str) -> str:
+    """A number that steps through `texts`. The address names the text itself, so that a link finds it among others."""
+    number = f"{key}-number"
+    if number not in st.session_state:
+        asked = st.query_params.get(key)
+        places = [at for at, text in enumerate(texts, start=1) if digest(text) == asked] if asked else []
+        if asked and not places:
+            place.caption("What this link names is not among these.")
+        st.session_state[number] = places[0] if places else 1
+    st.session_state[number] = min(st.session_state[number], len(texts))
+    chosen = texts[int(place.number_input(f"{label}, of {len(texts)}", 1, len(texts), key=number)) - 1]
+    _address(key, digest(chosen))
+    return chosen
+
+
+def _address(key: str, value: str) -> None:
+    """Put a selection into the address; each time that it is put there the browser counts a page to go back to."""
+    if not value:
+        st.query_params.pop(key, None)
+    elif st.query_params.get(key) != value:
+        st.query_params[key] = value
+
+
+def digest(text: str) -> str:
+    """A short name of a text for an address."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def link(page: str, label: str, **selection: str) -> None:
+    """A link to another page with its selection; its label alone where a page is run by itself, without the others."""
+    try:
+        st.page_link(f"views/{page}.py", label=plain(label), query_params=selection)
+    except StreamlitPageNotFoundError:
+        st.markdown(plain(label))
 
 
 def open_run(folder: Path) -> RunData:
@@ -60,9 +122,22 @@ def open_run(folder: Path) -> RunData:
     return _open(str(folder), stamp(folder))
 
 
-@st.cache_resource(max_entries=6, show_spinner=False)
+@st.cache_resource(max_entries=12, show_spinner=False)
 def _open(folder: str, stamp: float) -> RunData:
     return RunData(Path(folder))
+
+
+def studies() -> dict[str, study.Study]:
+    """Every study by name; found anew when a run's results change."""
+    runs = found_runs().values()
+    found = _studies(str(root()), tuple(sorted((str(run), stamp(run)) for run in runs)))
+    return {f"{each.name} ({place})" if [s.name for s in found].count(each.name) > 1 else each.name: each
+            for place, each in enumerate(found, start=1)}  # fmt: skip
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def _studies(folder: str, stamps: tuple[tuple[str, float], ...]) -> list[study.Study]:
+    return study.find(Path(folder))
 
 
 def stamp(folder: Path) -> float:
@@ -80,9 +155,10 @@ def problems(run: RunData) -> None:
 # ---------------------------------------------------------------- figures
 
 
-@st.cache_data(max_entries=200, show_spinner=False)
-def _drawn(folder: str, stamp: float, module: str, name: str) -> dict[str, Any]:
-    found = getattr(importlib.import_module(module), name)(_open(folder, stamp))
+Picture = dict[str, Any]  # an exhibit as the browser needs it: words, and where there is a figure width, svg, csv
+
+
+def picture(found: Exhibit) -> Picture:
     files = {} if found.figure is None else {"svg": found.svg, "csv": to_csv(found.table)}
     missing = None if found.missing is None else (found.missing.what, found.missing.command)
     width = 0 if found.figure is None else int(PIXELS * found.figure.get_figwidth())
@@ -90,24 +166,46 @@ def _drawn(folder: str, stamp: float, module: str, name: str) -> dict[str, Any]:
     return {"name": found.name, "width": width, "missing": missing, **words, **files}
 
 
-def show(run: RunData, draw: Callable[[RunData], Any]) -> None:
+@st.cache_data(max_entries=200, show_spinner=False)
+def _drawn(folder: str, stamp: float, module: str, name: str) -> Picture:
+    return picture(getattr(importlib.import_module(module), name)(_open(folder, stamp)))
+
+
+def show(run: RunData, draw: Callable[[RunData], Exhibit]) -> None:
     """An exhibit: figure, reading, what the paper found beside it, downloads; or how to measure it."""
     shown = _drawn(str(run.folder), stamp(run.folder), draw.__module__, draw.__name__)
     st.subheader(shown["title"])
+    lay_out(shown, lambda: draw(run).png())
+
+
+def lay_out(shown: Picture, png: Callable[[], bytes]) -> None:
+    """What stands below an exhibit's title."""
     if shown["missing"] is not None:
         not_measured(Missing(*shown["missing"]))
-        st.caption(f"**The paper.** {plain(shown['paper'])}")
+        _paper(shown)
         return
     beside = st.columns([3, 2], gap="medium") if shown["width"] <= WIDE else (st.container(), st.container())
-    beside[0].image(shown["svg"][shown["svg"].index("<svg") :], width=shown["width"], alt=shown["alt"])
-    beside[1].markdown(plain(shown["reading"]))
-    beside[1].caption(f"**The paper.** {plain(shown['paper'])}")
-    with beside[1].container(horizontal=True):
-        kinds = (("svg", "SVG", "image/svg+xml", shown["svg"]), ("png", "PNG", "image/png", lambda: draw(run).png()),
-                 ("csv", "Numbers (CSV)", "text/csv", shown["csv"]))  # fmt: skip
-        for kind, label, mime, content in kinds:
-            st.download_button(label, content, f"{shown['name']}.{kind}", mime, key=f"{shown['name']}-{kind}",
-                               on_click="ignore", type="tertiary", icon=DOWNLOAD)  # fmt: skip
+    draw_in(beside[0], shown)
+    with beside[1]:
+        st.markdown(plain(shown["reading"]))
+        _paper(shown)
+        with st.container(horizontal=True):
+            kinds = (("svg", "SVG", "image/svg+xml", shown["svg"]), ("png", "PNG", "image/png", png),
+                     ("csv", "Numbers (CSV)", "text/csv", shown["csv"]))  # fmt: skip
+            for kind, label, mime, content in kinds:
+                st.download_button(label, content, f"{shown['name']}.{kind}", mime, key=f"{shown['name']}-{kind}",
+                                   on_click="ignore", type="tertiary", icon=DOWNLOAD)  # fmt: skip
+
+
+def draw_in(place: Any, shown: Picture, *, whole: bool = False) -> None:
+    """The figure alone, in its own size or over the whole width of its place."""
+    place.image(shown["svg"][shown["svg"].index("<svg") :], width="stretch" if whole else shown["width"],
+                alt=shown["alt"])  # fmt: skip
+
+
+def _paper(shown: Picture) -> None:
+    if shown["paper"]:
+        st.caption(f"**The paper.** {plain(shown['paper'])}")
 
 
 def not_measured(missing: Missing) -> None:
@@ -162,8 +260,14 @@ def uncovered() -> bool:
     return bool(st.session_state.get("uncovered"))
 
 
-def html_table(table: pd.DataFrame, coloured: str = "", colours: dict[str, tuple[str, str, str]] | None = None) -> None:
-    """A small table that wraps its cells; words of column `coloured` stand on their colour."""
+def html_table(
+    table: pd.DataFrame,
+    coloured: str | Sequence[str] = (),
+    colours: dict[str, tuple[str, str, str]] | None = None,
+    signs: Sequence[str] = (),
+) -> None:
+    """A small table that wraps its cells; words of columns `coloured` stand on their colour, in `signs` their sign."""
+    marked = [coloured] if isinstance(coloured, str) else coloured
     looks = tables.VERDICTS if colours is None else colours
     head = "".join(f'<th scope="col" style="text-align:left;padding:4px 10px 4px 0">{html.escape(str(c))}</th>'
                    for c in table.columns)  # fmt: skip
@@ -172,13 +276,15 @@ def html_table(table: pd.DataFrame, coloured: str = "", colours: dict[str, tuple
         cells = []
         for column, value in row.items():
             text = html.escape(str(value))
-            if column == coloured and str(value) in looks:
+            if column in (*marked, *signs) and str(value) in looks:
                 back, ink, sign = looks[str(value)]
-                text = (f'<span style="background:{back};color:{ink};border:1px solid {ink};border-radius:4px;'
-                        f'padding:1px 7px;white-space:nowrap;font-weight:600">{sign} {text}</span>')  # fmt: skip
-            cells.append(
-                f'<td style="padding:5px 10px 5px 0;vertical-align:top;border-top:1px solid #cccccc88">{text}</td>'
-            )
+                name = f'role="img" aria-label="{text}" title="{text}"' if column in signs else ""
+                text = (f'<span {name} style="background:{back};color:{ink};border:1px solid {ink};border-radius:4px;'
+                        f'padding:1px 7px;white-space:nowrap;font-weight:600">{sign}'
+                        f"{'' if name else f' {text}'}</span>")  # fmt: skip
+            look = "padding:5px 10px 5px 0;vertical-align:top;border-top:1px solid #cccccc88"
+            look += ";min-width:11rem" if len(str(value)) > 40 else ""
+            cells.append(f'<td style="{look}">{text}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
     st.html(f'<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:0.88rem"><thead><tr>{head}'
             f"</tr></thead><tbody>{''.join(body)}</tbody></table></div>")  # fmt: skip

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 
 from reports import reading, style
 from reports.exhibit import Exhibit
 from reports.figures_training import chain_scores, most_principles
 from reports.load import Missing, RunData, in_order
+from suites.claims_measures import parameters
 
 CAVEAT = (
-    "Base models stand in the order in which the experiment names them. A point is one run with its own 95 % interval "
-    "over prompts, a line goes through the means over seeds. Elo is relative to the same arm in every run, and each "
-    "base model has gold PMs of its own, so heights are compared within a base model rather than between them."
+    "Base models stand by their number of parameters where every name tells it, otherwise side by side. A point is "
+    "one run with its own 95 % interval over prompts, a line goes through the means over seeds. Elo is relative to the "
+    "same arm in every run, and each base model has gold PMs of its own, so heights are compared within a base model "
+    "rather than between them."
 )
-Cells = Mapping[str, Mapping[int, Path]]
+Runs = Mapping[str, Mapping[int, RunData]]  # by base model, then by seed
 Lines = Callable[[RunData], pd.DataFrame]  # rows of one run: line, estimate, low, high
 
 
-def exhibits(cells: Cells) -> list[Exhibit]:
+def exhibits(runs: Runs) -> list[Exhibit]:
     """All figures that have a size axis, or what is missing to draw them."""
-    runs = {base: {seed: RunData(folder) for seed, folder in by_seed.items()} for base, by_seed in cells.items()}
     return [_exhibit(name, title, paper, label, lines, runs) for name, title, paper, label, lines in FIGURES]
 
 
-def _exhibit(
-    name: str, title: str, paper: str, label: str, lines: Lines, runs: Mapping[str, Mapping[int, RunData]]
-) -> Exhibit:
+def _exhibit(name: str, title: str, paper: str, label: str, lines: Lines, runs: Runs) -> Exhibit:
     rows = []
     try:
         for place, by_seed in enumerate(runs.values()):
@@ -40,21 +41,49 @@ def _exhibit(
     with style.LOCK:
         figure, (axes,) = style.new(width=6.4)
         named = in_order(set(table["line"]))
+        at, apart = _axis(axes, list(runs))
         for number, line in enumerate(named):
             part = table[table["line"] == line]
-            apart = part["place"] + 0.03 * (number - len(named) / 2)
-            look = {"color": style.colour(line), "marker": style.marker(line)}
-            axes.errorbar(apart, part["estimate"], yerr=style.errors(part), linestyle="none", capsize=2, markersize=4,
-                          **look)  # type: ignore[arg-type]  # a dict of mixed values  # fmt: skip
             means = part.groupby("place")["estimate"].mean()
-            axes.plot(means.index + 0.03 * (number - len(named) / 2), means, color=style.colour(line),
+            beside = apart(number - (len(named) - 1) / 2)
+            look = {"color": style.colour(line), "marker": style.marker(line)}
+            axes.errorbar(
+                [beside(at[place]) for place in part["place"]],
+                part["estimate"],
+                yerr=style.errors(part),
+                linestyle="none",
+                capsize=2,
+                markersize=4,
+                **look,
+            )  # type: ignore[arg-type]  # a dict of mixed values
+            axes.plot([beside(at[place]) for place in means.index], means, color=style.colour(line),
                       label=style.shorten(line))  # fmt: skip
-        axes.set_xticks(range(len(runs)), [style.shorten(base) for base in runs])
-        axes.set_xlim(-0.5, len(runs) - 0.5)
         axes.set_ylabel(label)
         style.legend(figure, axes)
     said = f"{label}, means over seeds: {'; '.join(_told(table, list(runs)))}."
     return Exhibit(name, title, paper, said, said, table, figure)
+
+
+def _axis(axes: Axes, bases: list[str]) -> tuple[list[float], Callable[[float], Callable[[float], float]]]:
+    """The base models' places on the x axis, and by how much a line numbered from the middle stands beside them."""
+    sizes = [parameters(base) for base in bases]
+    if np.isfinite(sizes).all() and len(set(sizes)) == len(sizes):
+        axes.set_xscale("log")
+        names = [f"{style.shorten(base, 30)}\n{_size(size)}" for base, size in zip(bases, sizes, strict=True)]
+        axes.set_xticks(sizes, names)
+        axes.xaxis.set_minor_locator(NullLocator())
+        spread = max(sizes) / min(sizes)
+        axes.set_xlim(min(sizes) / spread**0.2, max(sizes) * spread**0.2)
+        axes.set_xlabel("Base model, by its parameters")
+        return sizes, lambda number: lambda x: x * spread ** (0.015 * number)
+    axes.set_xticks(range(len(bases)), [style.shorten(base, 30) for base in bases])
+    axes.set_xlim(-0.5, len(bases) - 0.5)
+    axes.set_xlabel("Base model")
+    return [float(place) for place in range(len(bases))], lambda number: lambda x: x + 0.03 * number
+
+
+def _size(parameters: float) -> str:
+    return f"{parameters / 1e9:g} B" if parameters >= 1e9 else f"{parameters / 1e6:g} M"
 
 
 def _told(table: pd.DataFrame, bases: list[str]) -> Iterator[str]:

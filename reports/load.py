@@ -274,12 +274,14 @@ def no_snapshots(run: RunData, metric: str, suite: str) -> Missing:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Run folders in `folder`, newest first; `folder` itself where it is one."""
+    """Run folders in `folder` and, of a study, one below, newest first; `folder` itself where it is one."""
     if not folder.is_dir():
         return []
     if is_run(folder):
         return [folder]
-    found = [path for path in folder.iterdir() if path.is_dir() and is_run(path)]
+    there = list(folder.glob("*/"))  # a glob passes over folders that may not be read
+    below = [path for each in there if not is_run(each) for path in each.glob("*/")]
+    found = [path for path in (*there, *below) if is_run(path)]
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 

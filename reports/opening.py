@@ -70,7 +70,7 @@ def machine(run: RunData) -> str:
 
 def table(run: RunData) -> pd.DataFrame:
     """A row an arm: arm, what is measured, start, end, difference with its interval, prompts; empty without any."""
-    rows = _rows(run)
+    rows = learned_rows(run)
     return pd.DataFrame(
         {
             "arm": rows["arm"],
@@ -86,7 +86,7 @@ def table(run: RunData) -> pd.DataFrame:
 
 def sentences(run: RunData) -> list[str]:
     """A plain sentence an arm: what training raised, what it did not, and for which arms that was not measured."""
-    rows = _rows(run)
+    rows = learned_rows(run)
     said = [_sentence(row) for row in rows.to_dict("records")]
     said += [f"Whether training raised anything for {arm} was not measured: {why}." for arm, why in _unknown(run, rows)]
     return said
@@ -95,7 +95,7 @@ def sentences(run: RunData) -> list[str]:
 def _learned(run: RunData) -> str:
     if run.is_eval:
         return "What they learned cannot be said from responses alone."
-    rows = _rows(run)
+    rows = learned_rows(run)
     if rows.empty:
         return "Whether anything was learned was not measured in this run (results/learned.parquet is missing)."
     parts = []
@@ -112,7 +112,8 @@ def _learned(run: RunData) -> str:
     return f"{'; '.join(parts)}."
 
 
-def _rows(run: RunData) -> pd.DataFrame:
+def learned_rows(run: RunData) -> pd.DataFrame:
+    """Rows of learned.parquet that can be read, in the order of arms; empty without any."""
     found = run.table("learned", COLUMNS)
     if found is None or set(COLUMNS) - set(found):
         return pd.DataFrame(columns=COLUMNS)

@@ -42,6 +42,12 @@ def interval(estimate: float, low: float, high: float, unit: str = "") -> str:
     return f"{number(estimate, unit)} [{number(low, unit)}, {number(high, unit)}]"
 
 
+def significant(effect: float, low: float, high: float) -> str:
+    """ "+0.41 [+0.2, +0.6]": three significant digits, each with its sign."""
+    said = ["0" if abs(value) < 5e-4 else f"{value:+.3g}" for value in (effect, low, high)]
+    return f"{said[0]} [{said[1]}, {said[2]}]"
+
+
 def ranking(rows: pd.DataFrame, what: str, unit: str = "") -> str:
     """Who is highest and lowest of `rows` (arm, estimate, low, high), and whether their intervals part."""
     rows = rows.dropna(subset=["estimate"])

@@ -8,7 +8,7 @@ import base64
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,6 @@ METHOD = (
 
 def render(run: Path, folder: Path | None = None) -> Path:
     """Write the report of `run` into `folder`, by default RUN/report, and return its index.html."""
-    from jinja2 import Environment, FileSystemLoader
-
     data = RunData(run)
     folder = folder or run / "report"
     shutil.rmtree(folder / "figures", ignore_errors=True)
@@ -55,16 +53,23 @@ def render(run: Path, folder: Path | None = None) -> Path:
             if item.figure is not None:
                 store.write_text(folder / "figures" / f"{item.name}.svg", item.svg)
     content = _content(data, chapters)
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
-    environment.filters["data_uri"] = _data_uri
-    environment.filters["anchor"] = lambda text: re.sub(r"\W+", "-", text.lower())
     page = folder / "index.html"
-    store.write_text(page, environment.get_template("template.html").render(content))
+    store.write_text(page, filled("template.html", content))
     store.write_text(folder / "report.md", markdown(content, figures_too=True))
     store.write_text(folder / "summary.md", markdown(content, figures_too=False))
     store.write_json(folder / "summary.json", _summary(data, content))
     store.write_text(folder / "scoreboard.tex", latex(content["scoreboard"], data.name))
     return page
+
+
+def filled(template: str, content: Mapping[str, Any]) -> str:
+    """A page of this folder with its content, every text escaped."""
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
+    environment.filters["data_uri"] = _data_uri
+    environment.filters["anchor"] = lambda text: re.sub(r"\W+", "-", text.lower())
+    return environment.get_template(template).render(content)
 
 
 def _content(data: RunData, chapters: list[tuple[str, list[Exhibit]]]) -> dict[str, Any]:
@@ -183,16 +188,19 @@ def markdown(content: dict[str, Any], *, figures_too: bool) -> str:
     parts = [f"# {_plain(content['name'])}", *map(_plain, content["opening"])]
     parts += [content["method"] if figures_too else ""]
     if len(content["learned"]):
-        parts += ["## Did training move what it optimises?", _table(content["learned"])]
+        parts += ["## Did training move what it optimises?", markdown_table(content["learned"])]
         parts += ["\n".join(f"- {_plain(line)}" for line in content["learned_said"])] if figures_too else []
-    parts += ["## Scoreboard of arms", _table(content["scoreboard"])]
-    judged = [_table(content[name]) for name in ("judges", "agreement") if len(content[name])]
+    parts += ["## Scoreboard of arms", markdown_table(content["scoreboard"])]
+    judged = [markdown_table(content[name]) for name in ("judges", "agreement") if len(content[name])]
     parts += ["## Could the judges tell?", *judged] if judged else []
-    parts += ["## hh_rlhf beside rl_cai", _table(content["five_rows"]), "## Claims"]
+    parts += ["## hh_rlhf beside rl_cai", markdown_table(content["five_rows"]), "## Claims"]
     if content["claims"] is None:
         parts.append(_plain(content["no_claims"]))
     else:
-        parts += [f"{content['claims_reading']}.", _table(content["claims"] if figures_too else _brief(content))]
+        parts += [
+            f"{content['claims_reading']}.",
+            markdown_table(content["claims"] if figures_too else _brief(content)),
+        ]
     for title, shown in content["chapters"]:
         parts.append(f"## {title}")
         for item in shown:
@@ -212,7 +220,7 @@ def markdown(content: dict[str, Any], *, figures_too: bool) -> str:
         parts += ["## Notes of the suites"] if content["notes"] else []
         parts += ["\n".join(f"- {suite}: {_plain(note)}" for note in notes) for suite, notes in content["notes"]]
     if len(content["scale"]):
-        parts += ["## The paper's scale and this run's", _table(content["scale"])]
+        parts += ["## The paper's scale and this run's", markdown_table(content["scale"])]
     parts += ["## What this run can and cannot show", "\n".join(f"- {_plain(line)}" for line in content["limits"])]
     parts += [f"- {_plain(problem)}" for problem in content["problems"]]
     parts += ["## Provenance", "\n".join(f"- {what}: {_plain(value)}" for what, value in content["provenance"])]
@@ -235,7 +243,8 @@ def _block(text: str) -> str:
     return f"{fence}text\n{text}\n{fence}"
 
 
-def _table(table: pd.DataFrame) -> str:
+def markdown_table(table: pd.DataFrame) -> str:
+    """`table` as Markdown, its texts shown as they are."""
     lines = ["| " + " | ".join(map(_plain, table.columns)) + " |", "|" + " --- |" * len(table.columns)]
     lines += ["| " + " | ".join(map(_plain, row)) + " |" for row in table.itertuples(index=False)]
     return "\n".join(lines)

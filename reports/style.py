@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter
 
 from harness.experiment import ARMS
 from harness.text import terminal
@@ -107,6 +108,36 @@ def at_least(set_limits: Callable[[float, float], object], limits: tuple[float, 
     if high - low < span:
         middle = (low + high) / 2
         set_limits(middle - span / 2, middle + span / 2)
+
+
+def share_scales(figures: Sequence[Figure]) -> None:
+    """Give numbers on matching axes of the figures the same range, so that heights can be compared by eye.
+
+    Axes with names instead of numbers, and figures of other panels, stay as they are.
+    """
+    panels = [figure.axes for figure in figures]
+    if len({len(axes) for axes in panels}) > 1:
+        return
+    for matching in zip(*panels, strict=True):
+        for which in ("x", "y"):
+            axis = [getattr(axes, f"{which}axis") for axes in matching]
+            if any(isinstance(each.get_major_formatter(), FixedFormatter) for each in axis):
+                continue
+            limits = [getattr(axes, f"get_{which}lim")() for axes in matching]
+            turned = [low > high for low, high in limits]
+            if any(turned):
+                continue
+            for axes in matching:
+                getattr(axes, f"set_{which}lim")(min(low for low, _ in limits), max(high for _, high in limits))
+
+
+def around(limits: tuple[float, float], values: Iterable[float]) -> tuple[float, float]:
+    """An axis's limits, widened so that `values` lie well within."""
+    inside = [*limits, *values]
+    edge = 0.03 * (max(inside) - min(inside))
+    return min(limits[0], min(inside[2:], default=limits[0]) - edge), max(
+        limits[1], max(inside[2:], default=limits[1]) + edge
+    )
 
 
 def labels(axes: Axes, x: Iterable[float], y: Iterable[float], names: Iterable[str]) -> None:

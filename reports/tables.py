@@ -27,6 +27,7 @@ VERDICTS = {  # background, ink, sign: the word always stands beside them
     "judge cannot tell": ("#e6e0f2", "#41306b", "⚖"),
     "not measured": ("#ececec", "#444444", "∅"),
 }
+SIGNS = ", ".join(f"{sign} {word}" for word, (_, _, sign) in VERDICTS.items())  # where a sign stands alone
 
 
 def scoreboard(run: RunData) -> pd.DataFrame:
@@ -101,18 +102,13 @@ def claims(run: RunData) -> pd.DataFrame:
                 "statement": str(row["statement"]),
                 "source": str(row["source"]),
                 "verdict": str(row["verdict"]),
-                "effect": _significant(row["effect"], row["low"], row["high"]) if measured else "",
+                "effect": reading.significant(row["effect"], row["low"], row["high"]) if measured else "",
                 "n": str(int(row["n"])) if measured else "",
                 "smallest effect": reading.short(row["mde"]) if measured and pd.notna(row["mde"]) else "",
                 "note": str(row["note"] or ""),
             }
         )
     return pd.DataFrame(shown)
-
-
-def _significant(effect: float, low: float, high: float) -> str:
-    said = ["0" if abs(value) < 5e-4 else f"{value:+.3g}" for value in (effect, low, high)]
-    return f"{said[0]} [{said[1]}, {said[2]}]"
 
 
 def beside_paper(run: RunData) -> pd.DataFrame:

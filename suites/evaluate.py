@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import UserError
-from harness.graph import Progress, Silent
+from harness.graph import Silent, Watcher
 from harness.models import server
 from harness.models.base import LanguageModel
 from harness.models.open import Engine
@@ -52,7 +52,7 @@ def measure(
     models: Mapping[str, str] | None = None,
     comparisons: pd.DataFrame | None = None,
     reasoning: tuple[int, int] = (0, 64),
-    progress: Progress | None = None,
+    progress: Watcher | None = None,
     seed: int = 0,
     engine: Engine = "auto",
 ) -> dict[str, SuiteResult]:
@@ -63,14 +63,14 @@ def measure(
     for what a suite cannot read.
     """
     check(suites, judge)
-    progress = progress or Silent()
+    watcher = progress or Silent()
     given = _Given(
-        responses, judge or "", anchor, ratings, chains, models or {}, comparisons, reasoning, engine, progress.advance
+        responses, judge or "", anchor, ratings, chains, models or {}, comparisons, reasoning, engine, Silent().advance
     )
     results = {}
     for position, name in enumerate(suites, start=1):
         suite = registry.find(name, "--suite")
-        progress.stage(suite.name, position, len(suites))
+        given.advance = watcher.stage(suite.name, position, len(suites)).advance
         if "compare" in suite.needs and given.kind == "votes":
             results[suite.name] = _by_votes(given, seed)
             continue
@@ -78,6 +78,7 @@ def measure(
         if "scored_responses" in suite.needs:
             found.notes += given.scores[1]
         results[suite.name] = found
+        watcher.ended(suite.name)
     return results
 
 

@@ -48,10 +48,10 @@ def plan(
                for arm, policy in arms.items()}  # fmt: skip
     gold = {f"gold.{kind}": pms[f"gold.{kind}"] for kind in KINDS}
     score = experiment.settings(*SCORE_SETTINGS)
-    stages = {"responses": Stage("responses", score_responses, score, sampled | gold, options=options)}
+    stages = {"responses": Stage("responses", score_responses, score, sampled | gold, options=options, kind="score")}
     if chains:
         inputs = {f"chains.{mode}": stage for mode, stage in chains.items()} | gold
-        stages["chains"] = Stage("chains", score_chains, score, inputs, options=options)
+        stages["chains"] = Stage("chains", score_chains, score, inputs, options=options, kind="score")
     stages |= _learned(experiment, arms, sampled, data)
     given = {"responses": stages["responses"], "gold.harmless": gold["gold.harmless"]}
     given |= {"chains": stages["chains"]} if chains else {}
@@ -84,6 +84,7 @@ def _results(experiment: Experiment, arms: Mapping[str, Stage | None], data: Sta
                 {"arm": trained, "data": data, "pm": trained.inputs["pm"]} | start,
                 models={} if start else {"reference": experiment.models.base},
                 options=experiment.settings(*chosen.OPTIONS),
+                kind="score",
             )
     return found
 
@@ -105,14 +106,16 @@ def _sample(arm: str, policy: Stage | None, experiment: Experiment, data: Stage,
     settings, options = experiment.settings(*SAMPLE_SETTINGS) | {"arm": arm}, experiment.settings(*OPTIONS)
     if policy is not None and _best_of(policy):
         settings |= experiment.settings(*BEST_SETTINGS)
-        return Stage(f"sample.{arm}", sample_best, settings, {"data": data, **policy.inputs}, options=options)
+        return Stage(
+            f"sample.{arm}", sample_best, settings, {"data": data, **policy.inputs}, options=options, kind="sample"
+        )
     inputs, models = {"data": data}, dict[str, str]()
     if policy is None:
         models["policy"] = experiment.models.base
     else:
         inputs["policy"] = policy
     inputs |= {"result": result} if result is not None else {}
-    return Stage(f"sample.{arm}", sample_arm, settings, inputs, models=models, options=options)
+    return Stage(f"sample.{arm}", sample_arm, settings, inputs, models=models, options=options, kind="sample")
 
 
 def _learned(
@@ -133,6 +136,7 @@ def _learned(
                 experiment.settings(*learned.REWARD_SETTINGS) | {"arm": arm, "kinds": _kinds(trained)},
                 {"start": before, "end": sampled[f"sample.{arm}"], "pm": trained.inputs["pm"]},
                 options=options,
+                kind="score",
             )
         elif trained is not None and "chains" in trained.inputs:
             found[name] = Stage(
@@ -142,6 +146,7 @@ def _learned(
                 {"arm": trained},
                 models={"start": experiment.models.base},
                 options=options,
+                kind="score",
             )
     return found
 
@@ -158,6 +163,7 @@ def _along(arm: str, trained: Stage, sample: Stage, experiment: Experiment, resu
         | ({"result": result} if result is not None else {}),
         models={} if start else {"reference": experiment.models.base},
         options=experiment.settings(*along_rl.OPTIONS),
+        kind="score",
     )
 
 
@@ -203,7 +209,8 @@ def _stage(suite: registry.Suite, experiment: Experiment, given: Mapping[str, St
     if models or needs & {"scorer", "compare"}:
         options |= experiment.settings("scale.batch_size")
     calls = (suite.run, *(f"suites.stages:_{need}" for need in suite.needs))
-    return Stage(suite.name, measure, settings, inputs, files, models, options, calls)
+    kind = "model" if "scale.batch_size" in options else "table"
+    return Stage(suite.name, measure, settings, inputs, files, models, options, calls, kind=kind)
 
 
 # ---------------------------------------------------------------- what a suite needs, in a run

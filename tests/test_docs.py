@@ -82,6 +82,7 @@ def place(page: Path, tiny_run: Path, tiny_model: Path, tiny_experiment: Path, o
     """A folder in which a page's commands make sense."""
     tiny = yaml.safe_load(tiny_experiment.read_text())
     (tmp_path / "experiments").mkdir()
+    shutil.copy(ROOT / "experiments" / "paper.yaml", tmp_path / "experiments")
     (tmp_path / "runs").mkdir()
     for name, run in (("demo", "demo"), ("gpu", "gpu-0"), ("demo", "demo-1")):
         (tmp_path / "experiments" / f"{name}.yaml").write_text(yaml.safe_dump(tiny | {"name": name}))

@@ -86,7 +86,7 @@ def compare(
     from harness import store
     from harness.cli.console import Terminal, styled
     from harness.cli.lock import hold
-    from harness.cli.run import quiet
+    from harness.quiet import quiet
     from suites import gate
     from suites.responses import storable
 

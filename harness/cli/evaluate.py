@@ -97,8 +97,8 @@ def evaluate(
     from harness.cli.console import Terminal, styled
     from harness.cli.lock import hold
     from harness.cli.progress import Bars
-    from harness.cli.run import quiet
     from harness.errors import UserError
+    from harness.quiet import quiet
     from suites import evaluate as suites
 
     console = Terminal(stderr=as_json)

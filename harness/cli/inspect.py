@@ -48,11 +48,22 @@ def _gpu() -> tuple[str, str]:
     return found, "" if torch.cuda.is_available() else f"torch {torch.__version__} cannot use it; install a CUDA build"
 
 
-def doctor() -> None:
+def doctor(
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure this machine's rates, for `cai plan --estimate`: a minute.")
+    ] = False,
+    model: Annotated[str, typer.Option(help="With --measure: the model, best of the size to be run.")] = "embedded",
+) -> None:
     """Check this machine: versions, device, memory, disk, the embedded model, optional extras.
 
-    Example: `cai doctor`
+    Examples:
+
+    `cai doctor`
+
+    `cai doctor --measure`
     """
+    if measure:
+        return _measure(model)
     import importlib.util
     import shutil
 
@@ -82,3 +93,22 @@ def doctor() -> None:
             extra, "installed" if there else "not installed", "" if there else f"optional: pip install {module}"
         )
     Terminal().print(table)
+
+
+def _measure(model: str) -> None:
+    """Measure the rates and keep them in the cache."""
+    from rich.table import Table
+
+    from harness.cli.console import Terminal
+    from harness.cli.run import quiet
+    from harness.estimate import measure, rates
+
+    quiet()
+    console = Terminal()
+    with Terminal(stderr=True).status("measuring") as status:
+        found = measure.measure(model, note=lambda said: status.update(f"measuring: {said}"))
+    table = Table("rate", "value", "of what, a second", title=found.source, title_justify="left")
+    for name, what in rates.MEASURED.items():
+        table.add_row(name, f"{getattr(found, name):.3g}", what)
+    console.print(table)
+    console.print(f"Kept in {rates.keep(found)}, for `cai plan EXPERIMENT.yaml --estimate`")

@@ -51,7 +51,7 @@ def judge(
     """
     from harness import store
     from harness.cli.console import Terminal
-    from harness.cli.run import quiet
+    from harness.quiet import quiet
     from suites import judge_quality, judge_report
 
     human, table = _given(run, {"harmless": harmless_pairs, "helpful": helpful_pairs}, responses or [])

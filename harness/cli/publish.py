@@ -56,7 +56,7 @@ def write(run: Path, name: str, repo: str, folder: Path) -> Path:
     import shutil
 
     from harness import store
-    from harness.cli.run import quiet
+    from harness.quiet import quiet
     from reports import model_card
     from reports.load import RunData
 

@@ -3,43 +3,78 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from harness.quiet import quiet
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from harness.experiment import Experiment
     from harness.graph import Planned, Stage
 
+    Execute = Callable[..., dict[str, Path]]
+
 File = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="The experiment file.")]
 Out = Annotated[Path | None, typer.Option("--out", help="The run's folder (default: runs/NAME).")]
+Runner = Literal["local", "ray"]
 
 
-def run(experiment_file: File, out: Out = None) -> None:
+def run(
+    experiment_file: File,
+    out: Out = None,
+    runner: Annotated[
+        Runner, typer.Option("--runner", help="local: stages one after the other; ray: several at once (extra `ray`).")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="A Ray cluster that is up: auto, HOST:PORT or ray://HOST:PORT."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Stages at once with --runner ray, where there are no GPUs.")
+    ] = None,
+) -> None:
     """Train the arms, run the suites and write the report. What is finished already is reused.
 
     Of an experiment with `seeds` or several base models, one run for each in a folder of its own, then the claims over
     all.
 
-    Example: `cai run experiments/demo.yaml`
+    Examples:
+
+    `cai run experiments/demo.yaml`
+
+    `cai run experiments/demo.yaml --runner ray`
     """
+    from functools import partial
+
     from harness import experiment as experiments
+    from harness.errors import UserError
+    from harness.runner import local
 
     experiment = experiments.load(experiment_file)
+    if runner == "local" and (address or workers):
+        raise UserError(f"{'--address' if address else '--workers'} means nothing to --runner local; add --runner ray")
+    carry_out: Execute = local.execute
+    if runner == "ray":
+        from harness.runner import ray
+
+        carry_out = partial(ray.execute, asked=experiment.compute, address=address, workers=workers)
     folder = out or Path("runs") / experiment.name
     cells = experiment.cells()
     for name, cell in cells.items():
-        _run(cell, experiment_file, folder / name)
+        _run(cell, experiment_file, folder / name, carry_out)
     if experiment.is_study:
         _over_cells(folder, cells)
 
 
 def _over_cells(folder: Path, cells: dict[str, Experiment]) -> None:
-    """Judge the claims over the runs of a study: claims.parquet, summary.md and figures by size in its folder."""
+    """Judge the claims over the runs of a study: claims.parquet and the report in its folder."""
     from harness import store
     from harness.cli.console import Terminal, styled
     from harness.cli.view import show_claims
-    from reports import study
+    from reports import study, study_report
 
     by_base: dict[str, dict[int, Path]] = {}
     for name, cell in cells.items():
@@ -47,15 +82,15 @@ def _over_cells(folder: Path, cells: dict[str, Experiment]) -> None:
     with store.disk_space(folder):
         verdicts = study.judge(by_base)
         store.write_table(folder / "claims.parquet", study.table(verdicts))
-        study.write(folder, verdicts, by_base)
+        page = study_report.write(folder, folder.name, by_base, verdicts)
     for base, judged in verdicts.items():
         if len(verdicts) > 1:
             Terminal().print(styled(base, "bold"))
         show_claims(judged)
-    Terminal().print("Study:", styled(folder / "summary.md", "bold"))
+    Terminal(soft_wrap=True).print("Study:", styled(page, "bold"), f"(open it in a browser), {folder / 'summary.md'}")
 
 
-def _run(experiment: Experiment, file: Path, folder: Path) -> None:
+def _run(experiment: Experiment, file: Path, folder: Path, carry_out: Execute) -> None:
     """One run into `folder`."""
     import os
     import time
@@ -64,10 +99,8 @@ def _run(experiment: Experiment, file: Path, folder: Path) -> None:
     from harness.cli.console import Terminal, styled
     from harness.cli.progress import Bars
     from harness.models.checkpoints import TRUST
-    from harness.runner import local
 
     began = time.monotonic()
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # seeing several, transformers would multiply the batch
     targets = _targets(experiment, file)
     if experiment.models.trust_remote_code:
         os.environ[TRUST] = "1"  # the runner's own processes inherit it
@@ -86,7 +119,7 @@ def _run(experiment: Experiment, file: Path, folder: Path) -> None:
             quiet()
             _check_servers(todo)
         with Bars(console) as bars:
-            local.execute(targets, folder, seed=experiment.seed, progress=bars)
+            carry_out(targets, folder, seed=experiment.seed, progress=bars)
     report = folder / "report" / "index.html"
     console.print("Report:", styled(report, "bold"), f"(open it in a browser), {folder / 'report' / 'summary.md'}")
     took = f"  ({time.monotonic() - began:.0f} s)"
@@ -96,15 +129,28 @@ def _run(experiment: Experiment, file: Path, folder: Path) -> None:
 def plan(
     experiment_file: File,
     out: Out = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print rows of {stage, status, key, needs}.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print rows of {stage, status, key, needs, ...}.")] = False,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Show what each stage will take.")] = False,
+    gpus: Annotated[str, typer.Option(help="With --estimate: devices, or several numbers: 8,64.")] = "1",
+    rate: Annotated[
+        list[str] | None,
+        typer.Option(help="With --estimate: a shipped device (h100) or NAME=NUMBER; else `cai doctor --measure`'s."),
+    ] = None,
+    price: Annotated[float | None, typer.Option(help="With --estimate: money for a device-hour.")] = None,
+    parameters: Annotated[
+        str | None, typer.Option(help="With --estimate: size of all models, such as 7B, in place of their configs.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="With --estimate: tables for a document.")] = False,
 ) -> None:
-    """Show every stage as done, started, stale or to do, before anything is loaded.
+    """Show every stage as done, started, stale or to do, before anything is loaded; with --estimate what it will take.
 
     Examples:
 
     `cai plan experiments/demo.yaml`
 
     `cai plan experiments/demo.yaml --json`
+
+    `cai plan experiments/gpu.yaml --estimate --rate h100 --gpus 8 --price 2.50`
     """
     import json
 
@@ -112,17 +158,31 @@ def plan(
 
     from harness import experiment as experiments
     from harness import graph
+    from harness.cli import estimate as estimates
     from harness.cli.console import Terminal, styled
+    from harness.runner import compute
 
+    asked = estimates.Asked(gpus, rate or (), price, parameters, markdown)
+    asked.check(estimate)
     experiment = experiments.load(experiment_file)
+    here = [compute.here()]
+
+    def share(stage: Stage) -> str:
+        """What a stage gets where several run at once (--runner ray)."""
+        need = compute.need(stage, experiment.compute, here)
+        return compute.told(need) + ("" if compute.fits(need, here) else " (not here)")
+
     found = {}
     for name, cell in experiment.cells().items():
         folder = (out or Path("runs") / experiment.name) / name
         found[folder] = graph.plan(_targets(cell, experiment_file), folder)
         _check_data(cell, found[folder])
+    if estimate:
+        estimates.show(list(zip(experiment.cells().values(), found.items(), strict=True)), asked, as_json=as_json)
+        return
     if as_json:
         rows = [
-            {"stage": i.stage.name, "status": i.status, "key": i.key, "needs": i.needs}
+            {"stage": i.stage.name, "status": i.status, "key": i.key, "needs": i.needs, "compute": share(i.stage)}
             | ({"run": folder.name} if experiment.is_study else {})
             for folder, planned in found.items()
             for i in planned
@@ -132,32 +192,12 @@ def plan(
     colours = {"done": "green", "started": "yellow", "stale": "yellow", "damaged": "red", "to do": "cyan"}
     for folder, planned in found.items():
         table = Table(title=f"{experiment.name} in {folder}", title_justify="left")
-        for column in ("stage", "status", "needs", "key"):
+        for column in ("stage", "status", "needs", "compute", "key"):
             table.add_column(column)
         for item in planned:
             status = styled(item.status, colours[item.status])
-            table.add_row(item.stage.name, status, ", ".join(item.needs), item.key[:8])
+            table.add_row(item.stage.name, status, ", ".join(item.needs), share(item.stage), item.key[:8])
         Terminal().print(table)
-
-
-def quiet() -> None:
-    """Silence the libraries' own bars and deprecation notes: the run has its own progress, errors still show.
-
-    Warnings of the project itself, and of a user's code, are not touched.
-    """
-    import logging
-    import warnings
-
-    import datasets
-    from transformers.utils import logging as hf_logging
-
-    libraries = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "huggingface_hub", "tensorboard")
-    warnings.filterwarnings("ignore", module=rf"({'|'.join(libraries)})(\.|$)")
-    datasets.disable_progress_bars()
-    hf_logging.disable_progress_bar()
-    hf_logging.set_verbosity_error()
-    for name in ("trl", "accelerate", "peft", "datasets"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _targets(experiment: Experiment, file: Path) -> list[Stage]:
@@ -165,11 +205,13 @@ def _targets(experiment: Experiment, file: Path) -> list[Stage]:
     from pipelines import arms
     from reports import collect
     from suites import stages as suite_stages
+    from suites.written import stage as written_stage
 
     training = arms.plan(experiment)
     measured = suite_stages.plan(experiment, training.arms, training.pms, training.chains, training.data)
     kept = [stage for stage in training.arms.values() if stage is not None]
-    stages = [*kept, *training.labels.values(), *training.pms.values(), *measured.values()]
+    written = [written_stage(experiment, training.written, training.data)] if training.written is not None else []
+    stages = [*kept, *written, *training.labels.values(), *training.pms.values(), *measured.values()]
     return [collect.plan(experiment, file, training.arms, stages)]
 
 

@@ -10,19 +10,27 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
+    from reports.study import Study
+
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `cai run` or `cai eval --out` wrote.")]
 
 
 def report(run: RunFolder) -> None:
-    """Write the static report of a run: one HTML file that opens without a network, Markdown, LaTeX and SVG.
+    """Write the static report of a run or a study: one HTML file that opens without a network, Markdown and more.
+
+    A study is a folder of runs of one experiment by seed or base model; its claims are judged where they were not.
 
     Example: `cai report runs/demo`
     """
     from harness import manifest, store
     from harness.cli.console import Terminal, styled
     from harness.cli.lock import hold
-    from reports import static
+    from reports import static, study
 
+    studies = [] if (run / "results").is_dir() else [found for found in study.find(run) if found.folder == run]
+    if studies:
+        _report_of(studies)
+        return
     _must_hold_results(run)
     store.writable(run / "report")
     hold(run)
@@ -30,6 +38,28 @@ def report(run: RunFolder) -> None:
         path = static.render(run)
         manifest.reseal(run / "report")
     Terminal(soft_wrap=True).print("Report:", styled(path, "bold"))
+
+
+def _report_of(studies: list[Study]) -> None:
+    from harness import store
+    from harness.cli.console import Terminal, styled
+    from harness.errors import UserError
+    from reports import study, study_report
+
+    if len(studies) > 1:
+        raise UserError(
+            f"{studies[0].folder} holds runs of {len(studies)} experiments; move the runs of each into a folder of "
+            "their own, then `cai report` that folder"
+        )
+    (found,) = studies
+    store.writable(found.folder)
+    with store.disk_space(found.folder):
+        verdicts = found.verdicts()
+        if verdicts is None:
+            verdicts = study.judge(found.cells)
+            store.write_table(found.folder / "claims.parquet", study.table(verdicts))
+        page = study_report.write(found.folder, found.folder.resolve().name, found.cells, verdicts)
+    Terminal(soft_wrap=True).print("Report:", styled(page, "bold"))
 
 
 def claims(

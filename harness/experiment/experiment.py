@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from harness import files, scoring
 from harness.errors import UserError
 from harness.expect import Expect
+from harness.experiment.compute import Compute
 from harness.experiment.inputs import Annotator, Data, Models, Source
 from harness.experiment.section import Section, Seed
 from harness.experiment.training import Feedback, Lora, Pm, Revise, Rl, Scale, Sft
@@ -64,6 +65,8 @@ class Experiment(Section):
     """Where training curves go while a run trains; the tracker must be installed."""
     expect: Expect | None = None
     """What must come out, for `cai control`; `null` for an experiment that is no control."""
+    compute: Compute = Compute()
+    """What stages need of a machine, for runners that carry out several at once; no result depends on it."""
 
     @field_validator("name")
     @classmethod

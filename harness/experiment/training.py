@@ -11,6 +11,15 @@ from harness.experiment.section import Batch, Count, Epochs, Rate, Section, Toke
 from harness.models.open import Engine
 
 
+class Written(Section):
+    """Prompts that the base model writes, beside those of people (`pipelines.written_prompts`): none by default."""
+
+    chains: int = Field(0, ge=0, le=10**9)
+    """Red-team prompts for chains, AI feedback and RL."""
+    rl: int = Field(0, ge=0, le=10**9)
+    """More of each kind, for RL alone."""
+
+
 class Scale(Section):
     """How much of everything."""
 
@@ -22,6 +31,8 @@ class Scale(Section):
     """Held-out prompts of each kind, for the suites."""
     samples_per_prompt: int = Field(1, ge=1, le=10**6)
     """Answers of each arm to a held-out prompt."""
+    written_prompts: Written = Written()
+    """Prompts that the base model writes beside those of people."""
     preference_pairs: int = Field(32, ge=4, le=10**9)
     """Human pairs of each kind that the arms learn from."""
     gold_pairs: int = Field(32, ge=4, le=10**9)

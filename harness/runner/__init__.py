@@ -1,1 +1,1 @@
-"""Who carries the stages of a graph out."""
+"""What carries stages out: `execute` says which stage comes when, a runner (`local.py`, `ray.py`) where it runs."""

@@ -9,6 +9,7 @@ With one cluster nothing can be resampled: the interval is then (-inf, inf), nev
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -397,3 +398,14 @@ def holm(p: ArrayLike) -> np.ndarray:
 def minimum_detectable_effect(se: float, power: float = 0.8, alpha: float = 0.05) -> float:
     """Smallest true effect that a two-sided z-test at `alpha` finds with probability `power`, for standard error se."""
     return float((ndtri(1 - alpha / 2) + ndtri(power)) * se)
+
+
+def sample_size(deviation: float, effect: float, power: float = 0.8, alpha: float = 0.05) -> int:
+    """How many independent values let a two-sided z-test at `alpha` find a mean `effect` away with probability `power`.
+
+    deviation: their standard deviation. It is the least n whose minimum_detectable_effect is at most that.
+    Raises UserError for an effect that is not above 0.
+    """
+    if effect <= 0:
+        raise UserError(f"sample size: an effect of {effect:g} is found by no number; give one above 0")
+    return max(2, math.ceil((minimum_detectable_effect(deviation, power, alpha) / effect) ** 2))

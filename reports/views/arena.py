@@ -9,7 +9,8 @@ import pandas as pd
 import streamlit as st
 
 from harness.errors import UserError
-from reports import dashboard
+from reports import dashboard, settle
+from reports.load import final_rows
 from reports.votes import Pair, Votes, next_pair
 
 INSTRUCTION = {
@@ -31,7 +32,8 @@ def vote(votes: Votes, pair: Pair, choice: str, judge: str) -> None:
 run = dashboard.begin("Arena")
 rows = dashboard.whole(run, ["prompt", "response", "arm"], ["step", "sample", "kind"])
 known = [kind for kind in QUESTION if "kind" in rows and (rows["kind"] == kind).any()]
-kind = st.radio("Question", known, format_func=QUESTION.get, horizontal=True) if known else None
+kind = st.radio("Question", known, format_func=QUESTION.get, horizontal=True, key="question",
+                bind="query-params") if known else None  # fmt: skip
 st.markdown(INSTRUCTION[kind or "harmless"])
 judge = st.sidebar.text_input("Your name", st.session_state.setdefault("judge", f"voter-{uuid.uuid4().hex[:6]}"))
 votes = Votes(run.folder / "votes.sqlite")
@@ -63,6 +65,19 @@ st.subheader("Votes so far")
 counted = cast[cast["kind"] == kind] if kind else cast
 parts = (len(counted), "vote"), (counted["judge"].nunique(), "voter"), (counted["prompt"].nunique(), "prompt")
 st.write("{} by {} on {}.".format(*(dashboard.count(*part) for part in parts)))
+asked = final_rows(rows[rows["kind"] == kind] if kind else rows)
+share = st.select_slider(
+    "Settled: a pair is told apart four times in five where the better arm gets this share of its votes",
+    settle.SHARES, value=0.6, format_func="{:.0%}".format, key="share", bind="query-params",
+)  # fmt: skip
+advice = settle.advise(counted, asked["arm"].nunique(), share, asked["prompt"].nunique())
+if advice.more:
+    few = f" There are only {advice.available:,} prompts; further votes on the same prompts tell less, so expect more."
+    st.info(f"About {dashboard.count(advice.more, 'more vote')} would settle it: {advice.votes:,} in all, spread over "
+            f"the pairs of {asked['arm'].nunique()} arms." + few * (advice.votes > advice.available))  # fmt: skip
+else:
+    st.success(f"The {advice.cast:,} votes suffice for that; {advice.votes:,} would. Pairs that are open after so many "
+               "differ by less than you asked for, if at all.")  # fmt: skip
 if len(counted):
     text = votes.csv(kind)
     st.download_button("Votes (CSV)", text, f"votes-{kind or 'all'}.csv", "text/csv", on_click="ignore")
@@ -82,5 +97,10 @@ if len(counted):
             else:
                 shown = result.summary[["arm", "estimate", "low", "high", "n"]].round(0)
                 dashboard.html_table(pd.DataFrame(shown.sort_values("estimate", ascending=False)))
+                apart, undecided = settle.told_apart(result.tables["differences"])
+                st.write(
+                    f"**Told apart:** {dashboard.plain('; '.join(apart) or 'none')}. "
+                    f"**Open:** {dashboard.plain('; '.join(undecided) or 'none')}."
+                )
                 for note in result.notes:
                     st.caption(dashboard.plain(note))

@@ -1,13 +1,18 @@
-"""Compare: two arms, of one run or of two: what is better, what regressed, what cannot be told."""
+"""Compare: two arms, of one run or of two: what is better, what regressed, what cannot be told.
 
-import os
+Of two runs, also what differs between their experiments, and the same figure of both.
+"""
+
+import importlib
 from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
-from reports import compare, dashboard, reading
-from reports.load import find_runs
+from reports import compare, dashboard, differences, reading, style
+from reports.dashboard import Picture
+from reports.load import Missing, RunData
+from reports.static import CHAPTERS
 
 COLOURS = {
     "better": ("#d5efe6", "#00503a", "▲"),
@@ -24,20 +29,62 @@ def place(arms: list[str], arm: str, otherwise: int) -> int:
     return arms.index(arm) if arm in arms else otherwise % len(arms)
 
 
+def side_by_side(run: RunData, other: RunData) -> None:
+    """The same figure of both runs, on the same scales."""
+    draws = {draw.__name__: draw for _, listed in CHAPTERS for draw in listed}
+    name = dashboard.choose(st, "Figure", list(draws), "figure", format_func=lambda each: each.replace("_", " "))
+    shown = pair(str(run.folder), dashboard.stamp(run.folder), str(other.folder), dashboard.stamp(other.folder),
+                 draws[name].__module__, name)  # fmt: skip
+    st.subheader(shown[0]["title"])
+    narrow = all(picture["width"] <= dashboard.WIDE for picture in shown)
+    places = st.columns(2, gap="medium") if narrow else (st.container(), st.container())
+    for column, one, picture in zip(places, (run, other), shown, strict=True):
+        with column:
+            st.markdown(f"**{dashboard.plain(dashboard.named(one.folder))}**")
+            if picture["missing"] is not None:
+                dashboard.not_measured(Missing(*picture["missing"]))
+                continue
+            dashboard.draw_in(st, picture, whole=narrow)
+            st.caption(dashboard.plain(picture["reading"]))
+
+
+@st.cache_data(max_entries=40, show_spinner="Drawing")
+def pair(base: str, base_stamp: float, other: str, other_stamp: float, module: str, name: str) -> list[Picture]:
+    draw = getattr(importlib.import_module(module), name)
+    both = [draw(dashboard.open_run(Path(folder))) for folder in (base, other)]
+    if all(item.figure is not None for item in both):
+        style.share_scales([item.figure for item in both])
+    return [dashboard.picture(item) for item in both]
+
+
+def what_differs(run: RunData, other: RunData) -> None:
+    st.header("What differs between the two experiments")
+    table = differences.table({dashboard.named(each.folder): each for each in (run, other)})
+    if table.empty:
+        st.write("Nothing that was recorded: settings, versions, code, machine and data are the same.")
+    else:
+        dashboard.html_table(table)
+        dashboard.download(table, "differences")
+    same, stages = differences.shared_stages(run, other)
+    if stages:
+        st.caption(f"{same} of {stages} stages have the same key, so they hold the same: made from the same code, "
+                   "settings and data.")  # fmt: skip
+
+
 run = dashboard.begin("Compare")
-others = {path.name: path for path in find_runs(Path(os.environ.get("CAI_RUNS_DIR", "runs")))}
+others = dashboard.found_runs()
 left, middle, right = st.columns(3)
-base_arm = left.selectbox(
-    f"Baseline: arm of {dashboard.plain(run.folder.name)}", run.arms, index=place(run.arms, "hh_rlhf", 0)
-)
-names = list(others)
-other_name = middle.selectbox("Candidate: run", names, index=names.index(run.folder.name))
-other = dashboard.open_run(others[str(other_name)])
+base_arm = dashboard.choose(left, f"Baseline: arm of {dashboard.plain(dashboard.named(run.folder))}", run.arms,
+                            "baseline", place(run.arms, "hh_rlhf", 0))  # fmt: skip
+other_name = dashboard.choose(middle, "Candidate: run", list(others), "other",
+                              list(others).index(dashboard.named(run.folder)))  # fmt: skip
+other = dashboard.open_run(others[other_name])
 if not other.arms:
     st.warning("That folder holds no results yet.")
     st.stop()
-other_arm = right.selectbox("Candidate: arm", other.arms, index=place(other.arms, "rl_cai", -1))
-if run.folder == other.folder and base_arm == other_arm:
+other_arm = dashboard.choose(right, "Candidate: arm", other.arms, "candidate", place(other.arms, "rl_cai", -1))
+two_runs = run.folder != other.folder
+if not two_runs and base_arm == other_arm:
     st.info("The same arm on both sides; choose another.")
     st.stop()
 
@@ -49,6 +96,8 @@ def judged(
     return compare.judge(dashboard.open_run(Path(base)), base_arm, dashboard.open_run(Path(other)), other_arm)
 
 
+if two_runs:
+    st.header("The two arms")
 verdicts, notes = judged(str(run.folder), dashboard.stamp(run.folder), base_arm, str(other.folder),
                          dashboard.stamp(other.folder), other_arm)  # fmt: skip
 if len(verdicts):
@@ -75,11 +124,15 @@ if len(verdicts):
     dashboard.download(verdicts, "comparison")
 else:
     st.info("Nothing can be compared: neither side has per-response tables.")
-if run.folder == other.folder:
-    elo = compare.elo_differences(run, str(base_arm), str(other_arm))
+if not two_runs:
+    elo = compare.elo_differences(run, base_arm, other_arm)
     if len(elo):
         st.subheader("Elo, candidate minus baseline")
         cells = [reading.interval(r.estimate, r.low, r.high, "Elo") for r in elo.itertuples()]  # type: ignore[arg-type]  # untyped
         dashboard.html_table(pd.DataFrame({"metric": elo["metric"], "difference": cells, "n": elo["n"]}))
 for note in notes:
     st.caption(dashboard.plain(note))
+if two_runs:
+    what_differs(run, other)
+    st.header("The same figure of both")
+    side_by_side(run, other)

@@ -17,7 +17,8 @@ try:
     extra = run.table("feedback", ["reasoning"])
     labels = labels.join(extra) if extra is not None else labels
     blurred = not dashboard.uncovered()
-    row = labels.iloc[int(st.number_input(f"Label, of {len(labels)}", 1, len(labels), 1)) - 1]
+    number = st.number_input(f"Label, of {len(labels)}", 1, len(labels), 1, key="label_number", bind="query-params")
+    row = labels.iloc[int(number) - 1]
     said = f"P(A) {row['p_a']:.2f}; A shown first {row['p_a_forward']:.2f}, A shown second {row['p_a_swapped']:.2f}"
     st.write(f"{said}; {row['mode']}, principle {dashboard.plain(row['principle'])}")
     dashboard.model_text(str(row["prompt"]), blurred=blurred)

@@ -13,12 +13,12 @@ st.subheader("Phrases and where they occur")
 try:
     columns = ["arm", "step", "phrase", "prompts", "share", "sentence"]
     phrases = run.need("goodharting/phrases", columns, none=figures.NO_PHRASE)
-    arm = st.selectbox("Arm", in_order(set(phrases["arm"])), key="phrase_arm")
+    arm = dashboard.choose(st, "Arm", in_order(set(phrases["arm"])), "arm")
     chosen = phrases[phrases["arm"] == arm].sort_values("share", ascending=False)
     shares = {"share": st.column_config.NumberColumn("share of responses", format="percent")}
     chosen = chosen.drop(columns="arm").assign(step=chosen["step"].astype("string").fillna("final"))
     dashboard.frame(chosen, column_config=shares)
-    phrase = st.selectbox("Phrase", chosen["phrase"].unique().tolist())
+    phrase = dashboard.choose(st, "Phrase", chosen["phrase"].unique().tolist(), "phrase")
     rows = run.need("goodharting/responses", ["prompt", "response", "arm"])
     words = " ".join(str(phrase).lower().split())
     rows = rows[rows["arm"] == arm]

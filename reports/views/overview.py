@@ -1,13 +1,10 @@
 """Overview: the arms' scoreboard, the claims' verdicts, where the numbers come from."""
 
-import os
-from pathlib import Path
-
 import pandas as pd
 import streamlit as st
 
 from reports import dashboard, judging, opening, reading, tables
-from reports.load import Missing, find_runs
+from reports.load import Missing
 
 run = dashboard.begin("Overview")
 for sentence in opening.of(run):
@@ -65,10 +62,10 @@ notes = [{"suite": suite, "note": note} for suite in run.suites for note in run.
 if notes:
     with st.expander("Notes of the suites"):
         dashboard.html_table(pd.DataFrame(notes))
-found = find_runs(Path(os.environ.get("CAI_RUNS_DIR", "runs")))
+found = dashboard.found_runs()
 with st.expander(f"Runs found: {len(found)}"):
-    about = [dashboard.open_run(path).about for path in found[:50]]
-    rows = [{"folder": path.name, "kind": a.get("kind", "unfinished"), "made": a.get("created", ""),
+    about = [(name, dashboard.open_run(path).about) for name, path in list(found.items())[:50]]
+    rows = [{"run": name, "kind": a.get("kind", "unfinished"), "made": a.get("created", ""),
              "arms": ", ".join(map(str, a["arms"])) if isinstance(a.get("arms"), list) else ""}
-            for path, a in zip(found, about, strict=False)]  # fmt: skip
+            for name, a in about]  # fmt: skip
     dashboard.html_table(pd.DataFrame(rows))

@@ -45,10 +45,11 @@ def key(row: dict[Any, Any]) -> tuple[str, str, int]:
 run = dashboard.begin("Responses")
 rows = dashboard.whole(run, ["prompt", "response", "arm"], ["step", "sample", "kind"])
 first, second, third = st.columns([2, 2, 1])
-words = first.text_input("Search prompts and responses")
-arms = second.multiselect("Arms", in_order(set(rows["arm"].astype(str))), placeholder="all")
-kinds = sorted(rows["kind"].dropna().unique()) if "kind" in rows else []
-kind = third.selectbox("Kind of prompt", ["all", *kinds])
+words = first.text_input("Search prompts and responses", key="text", bind="query-params")
+arms = second.multiselect("Arms", in_order(set(rows["arm"].astype(str))), placeholder="all", key="arms",
+                          bind="query-params")  # fmt: skip
+kinds = sorted(rows["kind"].dropna().astype(str).unique()) if "kind" in rows else []
+kind = dashboard.choose(third, "Kind of prompt", ["all", *kinds], "kind")
 keep = pd.Series(True, rows.index)
 if words:
     keep &= text_hits(str(run.folder), dashboard.stamp(run.folder), words)
@@ -63,15 +64,14 @@ if prompts.empty:
     st.stop()
 blurred = not dashboard.uncovered()
 left, right = st.columns([1, 3])
-place = int(left.number_input(f"Prompt, of {len(prompts)}", 1, len(prompts), 1))
-prompt = prompts.iloc[place - 1]
+prompt = dashboard.step_through(left, "Prompt", prompts.astype(str).tolist(), "prompt")
 with right.container(border=True):
     dashboard.model_text(str(prompt), blurred=blurred)
 here = rows[rows["prompt"] == prompt]
 if arms:
     here = here[here["arm"].isin(arms)]
 snapshots = "step" in here and here["step"].notna().any()
-if snapshots and not st.toggle("Snapshots along RL, too"):
+if snapshots and not st.toggle("Snapshots along RL, too", key="along", bind="query-params"):
     final = here[here["step"].isna()]
     here = here if final.empty else final
 order = {arm: i for i, arm in enumerate(in_order(set(here["arm"])))}

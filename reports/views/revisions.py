@@ -39,19 +39,19 @@ try:
     chains = chains.join(extra)
     blurred = not dashboard.uncovered()
     left, right = st.columns([1, 3])
-    mode = left.selectbox("Mode", sorted(chains["mode"].unique()))
+    mode = dashboard.choose(left, "Mode", sorted(chains["mode"].unique()), "mode")
     of_mode = chains[chains["mode"] == mode]
     sizes = of_mode["n_principles"].dropna().unique().tolist() if "n_principles" in of_mode else []
     if len(sizes) > 1:
-        size = left.selectbox("Principles drawn from", sorted(sizes, reverse=True))
-        of_mode = of_mode[of_mode["n_principles"] == size]
-    prompts = of_mode["prompt"].unique().tolist()
-    number = right.number_input(f"Chain, of {len(prompts)}", 1, len(prompts), 1)
-    chain = of_mode[of_mode["prompt"] == prompts[int(number) - 1]]
+        drawn_from = [f"{size:g}" for size in sorted(sizes, reverse=True)]
+        size = dashboard.choose(left, "Principles drawn from", drawn_from, "principles")
+        of_mode = of_mode[of_mode["n_principles"] == float(size)]
+    prompt = dashboard.step_through(right, "Chain", of_mode["prompt"].unique().tolist(), "chain")
+    chain = of_mode[of_mode["prompt"] == prompt]
     keys = [name for name in ("arm", "sample", "n_principles") if name in chain]
     if keys:
         chain = next(iter(chain.groupby(keys, dropna=False)))[1]
-    dashboard.model_text(prompts[int(number) - 1], blurred=blurred)
+    dashboard.model_text(prompt, blurred=blurred)
     before = ""
     for row in chain.sort_values("revision").to_dict("records"):
         scores = [f"{name} PM {row[f'score_{name}']:z.2f}" for name in ("harmless", "helpful")

@@ -1,8 +1,6 @@
 """Run: a run as it goes. Its stages, training curves and newest samples, read from the events that it writes."""
 
-import os
 import time
-from pathlib import Path
 
 import pandas as pd
 import streamlit as st
@@ -11,8 +9,9 @@ from harness import events
 from harness.errors import UserError
 from harness.events import State, clock
 from reports import dashboard
-from reports.load import Missing, RunData, find_runs
+from reports.load import Missing, RunData
 
+NEWEST = "at work, or the last"
 EVERY = 5.0  # seconds between two looks at a run at work
 CURVES = {"reward": "PM score", "kl": "KL from the start, nats a sequence", "entropy": "Entropy, nats a token",
           "length": "Length, tokens", "loss": "Loss", "policy_loss": "Policy loss"}  # fmt: skip
@@ -51,7 +50,8 @@ def head(state: State) -> None:
         ("ETA of the stage", "none" if at_work is None or at_work.eta is None else clock(at_work.eta)),
         ("Since it began", clock((time.time() if state.status == "running" else state.heard) - state.began)),
     ]
-    for place, (label, value) in zip(st.columns(len(facts)), facts, strict=True):
+    widths = [3 if label == "At work" else 2 for label, _ in facts]  # a stage's name is the longest
+    for place, (label, value) in zip(st.columns(widths), facts, strict=True):
         place.metric(label, value)
     for stage in state.stages.values():
         if stage.status == "failed":
@@ -86,12 +86,14 @@ def curves(state: State) -> None:
     if not logged:
         st.info("No training has written a log yet.")
         return
-    st.subheader("Training")
     at_work = [name for name in logged if state.stages[name].status in ("running", "failed")]
     rl = [name for name in logged if "reward" in state.stages[name].rows[0]]
     first = (at_work or rl or logged)[-1]
-    chosen = st.selectbox("Stage in training", logged, index=logged.index(first))
-    rows = state.stages[str(chosen)].rows
+    heading = st.empty()
+    chosen = dashboard.choose(st, "Stage in training", [NEWEST, *logged], "stage")
+    chosen = first if chosen == NEWEST else chosen
+    heading.subheader(f"Training: {dashboard.plain(chosen)}")
+    rows = state.stages[chosen].rows
     table = pd.DataFrame([{name: row.get(name) for name in ("step", *CURVES)} for row in rows])
     table = table.apply(pd.to_numeric, errors="coerce").dropna(axis=1, how="all")
     shown = [name for name in CURVES if name in table]
@@ -118,14 +120,14 @@ def samples(rows: list[dict]) -> None:
 def others() -> None:
     """Every run that keeps events, the newest first."""
     rows = []
-    for folder in find_runs(Path(os.environ.get("CAI_RUNS_DIR", "runs")))[:20]:
+    for name, folder in list(dashboard.found_runs().items())[:20]:
         try:
             state = events.read(folder)
         except UserError:
             continue
         at_work = [stage.name for stage in state.stages.values() if stage.status in ("running", "failed")]
         done = f"{state.count('done')} of {len(state.stages)}"
-        rows.append({"run": folder.name, "status": state.status, "stages done": done, "at": ", ".join(at_work)})
+        rows.append({"run": name, "status": state.status, "stages done": done, "at": ", ".join(at_work)})
     if len(rows) > 1:
         st.subheader("All runs")
         dashboard.html_table(pd.DataFrame(rows), "status", LOOKS)

@@ -147,7 +147,7 @@ def test_plan_as_json(cai: Cai, tiny_experiment: Path, tmp_path: Path) -> None:
     code, out, _ = cai("plan", tiny_experiment, "--out", tmp_path, "--json")
     rows = json.loads(out)
     assert code == 0
-    assert all(set(row) == {"stage", "status", "key", "needs"} for row in rows)
+    assert all(set(row) == {"stage", "status", "key", "needs", "compute"} for row in rows)
     assert [row["stage"] for row in rows[-2:]] == ["results", "report"]
     assert rows[-1]["needs"] == ["results"]
 

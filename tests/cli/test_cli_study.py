@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from harness.experiment import Experiment
-from reports import figures_sizes, study
+from reports import figures_sizes, study, study_report
+from reports.load import RunData
 from suites import claims
 from tests.reports.conftest import write_run
 from tests.suites.claims_runs import BUILDERS, questions
@@ -81,10 +82,10 @@ def test_runs_are_planned_made_and_judged_together(
     made = []
     real = command._run
 
-    def one(experiment: Experiment, given: Path, folder: Path) -> None:
+    def one(experiment: Experiment, given: Path, folder: Path, carry_out: Any) -> None:
         made.append((folder.name, experiment.seed, experiment.seeds))
         if experiment.seed == 0:
-            real(experiment, given, folder)
+            real(experiment, given, folder, carry_out)
         else:
             shutil.copytree(tmp_path / "out" / "seed-0", folder)
 
@@ -131,7 +132,7 @@ def test_each_size_has_its_verdicts_and_claim_14_compares_them(tmp_path: Path) -
     )  # two seeds a size, four runs
     assert set(study.table(verdicts)["base"]) == {"small", "large"}
     assert "base" not in study.table({"small": verdicts["small"]})
-    study.write(tmp_path, verdicts, cells)
+    study_report.write(tmp_path, "sizes", cells, verdicts)
     text = (tmp_path / "summary.md").read_text()
     (line,) = [line for line in text.splitlines() if line.startswith("| 15 ") and line.count("|") == 5]
     verdict = {base: judged.set_index("id").loc[15, "verdict"] for base, judged in verdicts.items()}
@@ -153,7 +154,7 @@ def test_runs_of_other_base_models_are_no_seeds(cai: Cai, tmp_path: Path) -> Non
 
 
 def test_figures_have_the_base_models_as_their_axis(tmp_path: Path) -> None:
-    cells = {base: {seed: write_run(tmp_path / f"{base}-{seed}", seed=seed + place) for seed in (0, 1)}
+    cells = {base: {seed: RunData(write_run(tmp_path / f"{base}-{seed}", seed=seed + place)) for seed in (0, 1)}
              for place, base in enumerate(("small", "large"))}  # fmt: skip
     shown = {item.name: item for item in figures_sizes.exhibits(cells)}
     assert [item.missing for item in shown.values()] == [None] * 6
@@ -179,7 +180,9 @@ def test_the_summary_sets_each_runs_verdict_beside_that_over_all(tmp_path: Path)
         (tmp_path / name / "results").mkdir(parents=True)
         pd.DataFrame([row | {"verdict": verdict}]).to_parquet(tmp_path / name / "results" / "claims.parquet")
         runs.append(tmp_path / name)
-    text = study.summary(pd.DataFrame([row | {"verdict": claims.REPRODUCED, "scope": claims.METHOD}]), runs)
+    over_all = pd.DataFrame([row | {"verdict": claims.REPRODUCED, "scope": claims.METHOD}])
+    cells = {"base": dict(enumerate(runs))}
+    text = study_report.summary(cells, {"base": over_all}, [])
     (line,) = [line for line in text.splitlines() if line.startswith("| 8 ")]
     assert r"| reproduced | of the method | \-0.4 \[-0.6, -0.2\] |" in line
     assert line.endswith("| 30 | reproduced | underpowered |")

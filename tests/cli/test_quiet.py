@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from harness.cli.run import quiet
+from harness.quiet import quiet
 
 
 def warned_by(module: str) -> bool:

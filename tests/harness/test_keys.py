@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness import code, data, graph
-from harness.experiment import Experiment
+from harness.experiment import Compute, Experiment
 from harness.graph import Stage
 from pipelines import arms
 from reports import collect
@@ -228,7 +228,13 @@ def test_every_setting_has_its_row() -> None:
     assert leaves - {name for name, _, _ in ROWS} == {
         "methods",  # files of code, whose stages are the user's
         "annotator.flip",  # of no meaning where people label; see the test above
+        *(f"compute.{kind}" for kind in Compute.model_fields),  # see the test below
     }
+
+
+def test_what_stages_get_of_a_machine_is_in_no_key(files: Path) -> None:
+    asked = {kind: {"cpus": 3, "gpus": 1, "memory": 5} for kind in Compute.model_fields}
+    assert own_keys(experiment(files, compute=asked)) == own_keys(experiment(files))
 
 
 def test_a_stale_input_makes_its_dependants_stale(files: Path) -> None:
@@ -378,7 +384,7 @@ def edited(source: str, name: str) -> str:
 
 def reread() -> None:
     """Source files are read once a process; from here they are read anew."""
-    for cached in (code._module, code._references, code._source, code._sources, code._known):
+    for cached in (code._module, code._references, code._source, code.sources, code._known):
         cached.cache_clear()
 
 

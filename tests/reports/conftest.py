@@ -247,3 +247,22 @@ def _about(name: str) -> dict:
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tmp_path_factory.mktemp("runs") / "synthetic")
+
+
+def write_study(folder: Path, bases: tuple[str, ...] = ("embedded",), seeds: int = 3) -> Path:
+    """The runs of a study by base model and seed, as `cai run` leaves them before it judges them together."""
+    for base in bases:
+        for seed in range(seeds):
+            write_seed(folder / (f"{base}-seed-{seed}" if len(bases) > 1 else f"seed-{seed}"), folder.name, seed, base)
+    return folder
+
+
+def write_seed(run: Path, name: str, seed: int, base: str = "embedded", table: pd.DataFrame | None = None) -> Path:
+    """One run of the experiment `name`."""
+    write_run(run, seed=seed + 10 * len(base), table=table)
+    about = json.loads((run / "run.json").read_text()) | {"seed": seed, "models": {"base": base}}
+    (run / "run.json").write_text(json.dumps(about))
+    settings = yaml.safe_load((run / "experiment.yaml").read_text()) | {"name": name, "seed": seed}
+    settings["models"]["base"] = base
+    (run / "experiment.yaml").write_text(yaml.safe_dump(settings))
+    return run

@@ -15,7 +15,7 @@ from tests.reports.test_pages import open_page, words
 
 
 @pytest.fixture
-def at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> events.Log:
+def at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> events.StageLog:
     """A run whose second stage trains."""
     monkeypatch.setattr(events, "EVERY", 0)
     (tmp_path / "mine" / "stages").mkdir(parents=True)
@@ -23,15 +23,15 @@ def at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> events.Log:
     log.begin({"data": [], "helpful_only": ["data"], "report": ["helpful_only"]})
     log.stage("data", 1, 3)
     log.write("finished", stage="data", seconds=4.0, tokens=800, device="cpu", peak_memory_bytes=2**30)
-    log.stage("helpful_only", 2, 3)
+    training = log.stage("helpful_only", 2, 3)
     for step, answer in ((1, "The first answer."), (2, HOSTILE)):
-        log.advance(step, 6, "PM score")
-        log.row(training_row(step, answer))
-    return log
+        training.advance(step, 6, "PM score")
+        training.row(training_row(step, answer))
+    return training
 
 
 def test_a_run_at_work_shows_stages_curves_and_samples(
-    at_work: events.Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at_work: events.StageLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = open_page("run", tmp_path, monkeypatch, uncovered=True)
     assert not app.exception
@@ -47,9 +47,8 @@ def test_a_run_at_work_shows_stages_curves_and_samples(
     assert "Newer than new." in words(app.run())
 
 
-def test_a_failed_run_says_why(at_work: events.Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OSError, match="full"), at_work.failures():
-        raise OSError("the disk is full <b>now</b>")
+def test_a_failed_run_says_why(at_work: events.StageLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work.log.failed("helpful_only", OSError("the disk is full <b>now</b>"))
     app = open_page("run", tmp_path, monkeypatch)
     assert not app.exception
     assert "the disk is full" in app.error[0].value
@@ -57,13 +56,15 @@ def test_a_failed_run_says_why(at_work: events.Log, tmp_path: Path, monkeypatch:
     assert "blur(6px)" in words(app)
 
 
-def test_several_runs_and_a_finished_one(at_work: events.Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_runs_and_a_finished_one(
+    at_work: events.StageLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "other" / "stages").mkdir(parents=True)
     log = events.Log(tmp_path / "other")
     log.begin({"data": []})
     log.write("done", stage="data")
     log.write("end")
-    app = open_page("run", tmp_path, monkeypatch, run_name="other")
+    app = open_page("run", tmp_path, monkeypatch, run="other")
     assert not app.exception
     assert {metric.label: metric.value for metric in app.metric}["Run"] == "done"
     assert "No training has written a log yet" in words(app)
@@ -81,8 +82,8 @@ def test_one_run_after_another_can_be_picked(tmp_path: Path, monkeypatch: pytest
     for name in ("first", "second", "third"):
         (tmp_path / name / "stages").mkdir(parents=True)
         events.Log(tmp_path / name).begin({"data": []})
-    app = open_page("run", tmp_path, monkeypatch, run_name="first")
+    app = open_page("run", tmp_path, monkeypatch, run="first")
     for name in ("second", "third", "first"):
         app.sidebar.selectbox[0].set_value(name).run()
         assert app.sidebar.selectbox[0].value == name
-        assert app.session_state["run_name"] == name
+        assert app.session_state["run"] == name

@@ -1,0 +1,114 @@
+"""How fast a machine is, in a few physical rates: measured here (`cai doctor --measure`), shipped, or given by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from harness import files, store
+from harness.errors import UserError
+from harness.models import embedded
+
+SHIPPED = Path(__file__).with_name("rates.yaml")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one device does in a second. `source` says where the numbers are from."""
+
+    source: str
+    read: float  # FLOP of forward passes
+    train: float  # FLOP of forward and backward passes
+    weights: float  # bytes of weights and caches that a decoding step reads
+    decode: float  # FLOP of the rows of a decoding step
+    disk: float  # bytes of checkpoints loaded or saved
+    start: float  # seconds to open a model, whatever its size
+    bytes_per_weight: float  # when sampling and scoring
+    memory: float  # bytes of a device
+    process: float = 0.0  # bytes that a process takes without a model
+    node: int = 1  # devices that share a fast link
+    link: float = math.inf  # bytes a second between devices of a node
+    network: float = math.inf  # the same, for each device, between nodes
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "source" and not (isinstance(value, int | float) and value >= 0 and value == value):
+                raise UserError(f"--rate {field.name}: {value!r} is not a number of at least 0; give one")
+            if field.name not in ("source", "process", "start") and value == 0:
+                raise UserError(f"--rate {field.name}: 0 would take forever; give a positive number")
+
+
+MEASURED = {  # what `cai doctor --measure` finds
+    "read": "FLOP of forward passes",
+    "train": "FLOP of forward and backward passes",
+    "weights": "bytes of weights in a decoding step",
+    "decode": "FLOP of the rows of a decoding step",
+    "disk": "bytes of a checkpoint loaded",
+    "start": "(in seconds) opening a model, whatever its size",
+}
+NAMES = tuple(field.name for field in fields(Rates) if field.name != "source")
+
+
+def cache_file() -> Path:
+    return embedded.cache_folder() / "rates.json"
+
+
+def measured() -> Rates:
+    """What `cai doctor --measure` kept. Raises UserError where it has not been run."""
+    file = cache_file()
+    if not file.is_file():
+        raise UserError(
+            "no rates of this machine are known; run `cai doctor --measure` (a minute), or name some: --rate h100"
+        )
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return Rates(**kept)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file}: not readable ({error}); run `cai doctor --measure` again") from error
+
+
+def keep(rates: Rates) -> Path:
+    """Keep measured rates for later plans; the file."""
+    store.write_json(cache_file(), {k: v for k, v in asdict(rates).items() if v != math.inf})
+    return cache_file()
+
+
+def shipped() -> dict[str, Rates]:
+    """Rates by name, from published figures of devices."""
+    return {name: Rates(**values) for name, values in files.read_yaml(SHIPPED).items()}
+
+
+def given(words: Sequence[str]) -> Rates:
+    """Rates from --rate: a shipped name (none: this machine's, measured), then NAME=NUMBER for what is otherwise.
+
+    Raises UserError for an unknown name and for what is no number.
+    """
+    known = shipped()
+    names = [word for word in words if "=" not in word]
+    if len(names) > 1:
+        raise UserError(f"--rate {names[1]}: {names[0]} is named already; give one name, and NAME=NUMBER beside it")
+    if names and names[0] not in known:
+        raise UserError(
+            f"--rate {names[0]}: unknown; name one of {', '.join(known)}, or give NAME=NUMBER with one of "
+            f"{', '.join(NAMES)}"
+        )
+    rates, own = known[names[0]] if names else measured(), dict[str, float]()
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            continue
+        if name not in NAMES:
+            raise UserError(f"--rate {name}: no such rate; choose from {', '.join(NAMES)}")
+        try:
+            own[name] = float(value)
+        except ValueError as error:
+            raise UserError(f"--rate {name}: {value!r} is no number; give one, such as {name}=1e12") from error
+    if not own:
+        return rates
+    whole = {"node": int(own.pop("node"))} if "node" in own and own["node"] >= 1 else {}
+    said = ", ".join(f"{name}={value:g}" for name, value in (own | whole).items())
+    return replace(rates, **own, **whole, source=f"{rates.source}; given: {said}")

@@ -1,0 +1,39 @@
+"""What each kind of stage needs of a machine, for runners that carry out several at once; no result depends on it."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from harness.experiment.section import Section
+
+
+class Need(Section):
+    """Of one stage; what is left out is derived from the machines that are there."""
+
+    cpus: float | None = Field(None, gt=0, le=10**5)
+    """Cores."""
+    gpus: float | None = Field(None, ge=0, le=10**4)
+    """GPUs; below 1, stages share one."""
+    memory: float | None = Field(None, gt=0, le=10**6)
+    """GiB that must be free of other stages."""
+
+
+class Compute(Section):
+    """By kind of stage."""
+
+    sample: Need = Need()
+    """Stages that sample answers or chains."""
+    label: Need = Need()
+    """AI feedback."""
+    score: Need = Need()
+    """PM scores and KL."""
+    sft: Need = Need()
+    """Fine-tuning."""
+    pm: Need = Need()
+    """Preference models."""
+    rl: Need = Need()
+    """RL."""
+    model: Need = Need()
+    """Anything else that loads a model: judges, arms of your own."""
+    table: Need = Need()
+    """Data, tables and figures."""

@@ -1,0 +1,87 @@
+"""What a stage needs of a machine, by its kind: the experiment's `compute`, and defaults from what is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import ge
+from pathlib import Path
+
+from harness.errors import UserError
+from harness.experiment import Compute, Need
+from harness.graph import Stage
+
+AT_ONCE = 4  # stages on a machine without a GPU: more of them share its memory, fewer leave cores idle
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine. memory: bytes that stages may ask for."""
+
+    name: str
+    cpus: float
+    gpus: float
+    memory: float
+
+
+def here() -> Node:
+    """This machine, without torch where there is no sign of a GPU."""
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    gpus = 0
+    if any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists():
+        import torch
+
+        gpus = torch.cuda.device_count()
+    return Node("this machine", cores, gpus, psutil.virtual_memory().total)
+
+
+def need(stage: Stage, asked: Compute, nodes: Sequence[Node], workers: int | None = None) -> Need:
+    """What `stage` gets: what the experiment asks for its kind, and for the rest a share of a node.
+
+    Where there are GPUs, a stage that loads a model has one, and its share of the node's cores. Without GPUs a node's
+    cores are shared by `AT_ONCE` stages, or by `workers` on all nodes. Tables and figures have one core.
+    """
+    given = getattr(asked, stage.kind)
+    largest = max(nodes, key=lambda node: (node.gpus, node.cpus))
+    if stage.kind == "table":
+        cpus, gpus = 1.0, 0.0
+    elif largest.gpus:
+        cpus, gpus = max(1.0, largest.cpus // largest.gpus), 1.0
+    else:
+        at_once = AT_ONCE if workers is None else -(-workers // len(nodes))
+        cpus, gpus = max(1.0, largest.cpus // at_once), 0.0
+    found = Need(
+        cpus=cpus if given.cpus is None else given.cpus,
+        gpus=gpus if given.gpus is None else given.gpus,
+        memory=given.memory,
+    )
+    return found
+
+
+def fits(asked: Need, nodes: Sequence[Node]) -> bool:
+    """Whether one of the machines has all that is asked for."""
+    least = (asked.cpus or 0, asked.gpus or 0, (asked.memory or 0) * 2**30)
+    return any(all(map(ge, (node.cpus, node.gpus, node.memory), least)) for node in nodes)
+
+
+def check(stages: Sequence[Stage], asked: Compute, nodes: Sequence[Node], workers: int | None = None) -> None:
+    """Raise UserError for a stage that none of the machines can carry out: it would wait for ever."""
+    for stage in stages:
+        found = need(stage, asked, nodes, workers)
+        if not fits(found, nodes):
+            there = "; ".join(
+                f"{n.name}: {n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory / 2**30:.0f} GiB" for n in nodes[:4]
+            )
+            raise UserError(
+                f"compute.{stage.kind}: {told(found)} asked, and no machine has that ({there}); ask for less, or "
+                "start Ray on larger ones"
+            )
+
+
+def told(need: Need) -> str:
+    """ "1 CPU", "1 GPU, 8 CPUs, 64 GiB"."""
+    parts = [f"{n:g} {what}{'' if n == 1 else 's'}" for n, what in ((need.gpus, "GPU"), (need.cpus, "CPU")) if n]
+    return ", ".join([*parts, *([f"{need.memory:g} GiB"] if need.memory else [])]) or "nothing"

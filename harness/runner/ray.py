@@ -1,0 +1,361 @@
+"""The Ray runner: stages that do not wait for one another at once, on this machine or a cluster.
+
+A stage is one task of one worker, which runs what `local` runs and writes the same folder, so all nodes must share the
+run's file system. Retries are ours and not Ray's, so that a run tells of each worker that it lost; the next one goes on
+from what the stage has kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import time
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from harness import code, manifest, store
+from harness.errors import UserError, one_line
+from harness.experiment import Compute
+from harness.graph import Stage, Watcher, in_order
+from harness.models.checkpoints import TRUST
+from harness.models.identity import identity
+from harness.runner import compute, schedule
+from harness.runner.compute import Node
+from harness.runner.schedule import News
+from harness.runner.work import Made, Task, carry_out
+
+RETRIES = 3  # of a stage whose worker was lost
+EVERY = 0.5  # seconds between two reports of a worker's progress
+VISIBLE = 90.0  # seconds that a network file system may take to show a node what another has written
+_NONE_THERE = "no Ray cluster there; start one with `ray start --head`, or correct the address"
+TOKEN = ".driver"  # a file in the run's folder by which a worker knows that it sees the driver's
+
+
+def execute(
+    targets: Sequence[Stage],
+    run: Path,
+    *,
+    seed: int,
+    progress: Watcher | None = None,
+    asked: Compute | None = None,
+    address: str | None = None,
+    workers: int | None = None,
+) -> dict[str, Path]:
+    """As `schedule.execute`, on Ray: a cluster of this machine, or the one at `address`.
+
+    asked: what stages need by kind. workers: so many stages at once where there are no GPUs. Raises UserError where Ray
+    is not installed or cannot be reached, and for what a worker cannot do, naming the node.
+    """
+    with cluster(address) as nodes:
+        compute.check(in_order(targets), asked or Compute(), nodes, workers)
+        runner = Ray(run.resolve(), asked or Compute(), nodes, workers)
+        try:
+            return schedule.execute(targets, run.resolve(), runner, seed=seed, progress=progress)
+        finally:
+            runner.close()
+
+
+@contextlib.contextmanager
+def cluster(address: str | None = None) -> Iterator[list[Node]]:
+    """A connection to Ray, and its nodes; one that the process has already is used and left open."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a run of red-team data phones nobody
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a stage without a GPU sees none
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("runner ray: Ray is not installed; `pip install 'cai-harness[ray]'`") from error
+    if ray.is_initialized():
+        yield _nodes()
+        return
+    _connect(address)
+    try:
+        yield _nodes()
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str | None, tries: int = 2) -> None:
+    import ray
+
+    own: dict[str, Any] = {"address": address}
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():  # Ray would try for a quarter of an hour
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(f"--address {address}: {_NONE_THERE} ({one_line(error)})") from error
+    if address is None:
+        here = compute.here()
+        own = {"address": "local", "num_cpus": int(here.cpus), "num_gpus": int(here.gpus)}
+        own |= {"include_dashboard": False, "object_store_memory": 2**27}  # artefacts go through files
+    try:
+        ray.init(**own, log_to_driver=False, logging_level="CRITICAL", configure_logging=True)
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        raise UserError(f"--address {address}: {_NONE_THERE} ({one_line(error)})") from error
+    except Exception as error:  # of no type of its own: a machine so busy that Ray's own 30 s are not enough
+        ray.shutdown()
+        if address is None and tries > 1:
+            return _connect(address, tries - 1)
+        raise UserError(
+            f"runner ray: Ray does not start ({one_line(error)}); end other programs and try again"
+        ) from error
+
+
+def _nodes() -> list[Node]:
+    import ray
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return [
+        Node(
+            node["NodeManagerHostname"],
+            node["Resources"].get("CPU", 0.0),
+            node["Resources"].get("GPU", 0.0),
+            node["Resources"].get("memory", 0.0),
+        )
+        for node in alive
+    ]
+
+
+@dataclass(frozen=True)
+class Driver:
+    """What a worker holds itself against: whether it is of the same installation and sees the same run."""
+
+    run: Path
+    token: str
+    versions: Mapping[str, str]
+    sources: str
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An error in a worker: a UserError, or one of another kind with its traceback."""
+
+    said: str
+    kind: str = ""
+    trace: str = ""
+
+    def error(self) -> Exception:
+        if not self.kind:
+            return UserError(self.said)
+        error = type(self.kind, (Exception,), {})(self.said)  # itself it may not be pickled
+        error.add_note(self.trace)
+        return error
+
+
+class Ray:
+    """A `schedule.Runner`: each stage is a task of Ray's."""
+
+    def __init__(self, run: Path, asked: Compute, nodes: Sequence[Node], workers: int | None = None):
+        import ray
+        from ray.util.queue import Queue
+
+        self.asked, self.nodes, self.workers = asked, nodes, workers
+        self.mail = Queue(actor_options={"num_cpus": 0, "max_restarts": -1})
+        self.at_work: dict[Any, Task] = {}
+        self.lost: Counter[str] = Counter()
+        self.node: dict[str, str] = {}  # where a stage was last seen
+        self.remote = ray.remote(max_retries=0)(_work)
+        run.mkdir(parents=True, exist_ok=True)
+        token = uuid.uuid4().hex
+        store.write_text(run / TOKEN, token)
+        environment = {name: os.environ[name] for name in (TRUST, "HF_HUB_DISABLE_TELEMETRY") if name in os.environ}
+        self.driver = Driver(run, token, store.versions(), code.sources(), environment)
+
+    def submit(self, task: Task) -> None:
+        import ray
+
+        need = compute.need(task.item.stage, self.asked, self.nodes, self.workers)
+        module = sys.modules[task.item.stage.function.__module__]
+        if module.__name__.split(".")[0] not in code.PACKAGES:  # a user's own file: no worker could import it
+            ray.cloudpickle.register_pickle_by_value(module)
+        alone = replace(task, item=replace(task.item, stage=replace(task.item.stage, inputs={})))
+        where = {"num_cpus": need.cpus, "num_gpus": need.gpus, "memory": int((need.memory or 0) * 2**30) or None}
+        try:
+            given = ray.put((alone, self.driver))
+        except TypeError as error:
+            raise UserError(
+                f"{task.name}: cannot be sent to a worker ({one_line(error)}); keep what cannot be pickled (locks, "
+                "open files) out of the file's top level"
+            ) from error
+        self.at_work[self.remote.options(**where).remote(given, self.mail)] = task
+
+    def wait(self, hear: Callable[[News], None]) -> tuple[Task, Made | Exception]:
+        import ray
+
+        while True:
+            ended, _ = ray.wait(list(self.at_work), timeout=EVERY)
+            self._pass_on(hear)
+            if ended:
+                task = self.at_work.pop(ended[0])
+                made = self._result(ended[0], task)
+                if isinstance(made, Made | Exception):
+                    return task, made
+                hear(News(task, "say", (made,)))
+                self.submit(task)
+
+    def _pass_on(self, hear: Callable[[News], None]) -> None:
+        """Tell what has arrived of the workers."""
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):  # the queue's process was lost: others come
+            tasks = {task.name: task for task in self.at_work.values()}
+            for name, what, values in self.mail.get_nowait_batch(self.mail.qsize()):
+                if what == "began":
+                    self.node[name], values = values[0], ()
+                hear(News(tasks[name], what, values))
+
+    def _result(self, reference: Any, task: Task) -> Made | Exception | str:
+        """What a task has come to; a line where its worker was lost and another may try."""
+        import ray
+
+        try:
+            result: Made | Failed = ray.get(reference)
+            if isinstance(result, Failed):
+                return result.error()
+            _until(lambda: manifest.read(task.item.folder) is not None, f"{task.item.folder}: not visible here")
+            return result
+        except UserError as error:
+            return error
+        except ray.exceptions.RayTaskError as error:  # before our own code had begun
+            return UserError(f"{task.name}: a worker cannot load the harness ({one_line(error.cause)}); {_SAME}")
+        except ray.exceptions.RayError as error:
+            memory = isinstance(error, ray.exceptions.OutOfMemoryError)
+            why = "out of memory" if memory else f"{type(error).__name__}"
+            where = f"node {self.node.get(task.name, 'unknown')}"
+            self.lost[task.name] += 1
+            if self.lost[task.name] <= RETRIES:
+                return f"{task.name}: its worker on {where} was lost ({why}); another goes on from what it has kept"
+            remedy = (
+                f"give it more (compute: {{{task.item.stage.kind}: {{memory: GIB}}}}), or lower its batch size"
+                if memory
+                else "where the system killed it for memory, `dmesg` says so: ask for more in compute"
+            )
+            return UserError(f"{task.name}: lost {RETRIES + 1} workers, the last on {where} ({why}); {remedy}")
+
+    def close(self) -> None:
+        """Stop what is still at work; it has kept what it had."""
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):
+            for reference in self.at_work:
+                ray.cancel(reference)
+            if self.at_work:
+                ray.wait(list(self.at_work), num_returns=len(self.at_work), timeout=5)
+            self.mail.shutdown(force=True)
+
+
+# ---------------------------------------------------------------- in a worker
+
+_SAME = "install the same versions on all nodes (docs/cluster.md)"
+
+
+def _work(given: tuple[Task, Driver], mail: Any) -> Made | Failed:
+    """Carry out a stage in this worker."""
+    task, driver = given
+    node = socket.gethostname()
+    os.environ.update(driver.environment)
+    try:
+        post = Post(mail, task.name)
+        post.send("began", (f"{node}, process {os.getpid()}",))
+        _check(task, driver, node)
+        _prepare(task)
+        return carry_out(task, post)
+    except UserError as error:
+        return Failed(str(error))
+    except (Exception, SystemExit) as error:  # SystemExit would end the worker
+        if type(error).__name__ == "OutOfMemoryError":  # torch's: of a GPU
+            return Failed(
+                f"node {node}: {task.name} needs more memory than its GPU has ({one_line(error)}); lower its batch "
+                "size, or ask for a whole GPU in compute"
+            )
+        return Failed(one_line(error), type(error).__name__, traceback.format_exc())
+
+
+def _prepare(task: Task) -> None:
+    """Quiet libraries, and as many threads as the task was given cores, also in a worker that had a task before."""
+    if task.item.stage.kind != "table":
+        from harness.quiet import quiet
+
+        quiet()
+    torch = sys.modules.get("torch")
+    if torch is not None and os.environ.get("OMP_NUM_THREADS", "").isdigit():
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def _check(task: Task, driver: Driver, node: str) -> None:
+    """Raise UserError where this node is not as the driver's: in versions, in what it sees, in what models are."""
+    own = _installed()
+    for name, version in driver.versions.items():
+        if own[0].get(name) != version:
+            raise UserError(f"node {node}: {name} {own[0].get(name)} where the driver has {version}; {_SAME}")
+    if own[1] != driver.sources:
+        raise UserError(
+            f"node {node}: another state of cai-harness's code than the driver's; where it was edited since the run "
+            f"began, run the same command again, else {_SAME}"
+        )
+    _until(
+        lambda: (driver.run / TOKEN).read_text() == driver.token,
+        f"node {node}: {driver.run} is not the folder that the driver writes; give --out on a file system that all "
+        "nodes share under the same path (docs/cluster.md)",
+    )
+    for folder in task.inputs.values():
+        _until(lambda folder=folder: manifest.read(folder) is not None, f"node {node}: {folder} is not there")
+    for path in task.item.stage.files.values():
+        if not Path(path).exists():
+            raise UserError(f"node {node}: {path}: not found, which the driver has; put it where all nodes see it")
+    for role, name in task.item.stage.models.items():
+        try:
+            found = identity(name)
+        except UserError as error:
+            raise UserError(f"node {node}: {error}") from error
+        if found != task.identities[role]:
+            raise UserError(
+                f"node {node}: model {name} is {found}, for the driver {task.identities[role]}; fetch the same there"
+            )
+
+
+@cache
+def _installed() -> tuple[Mapping[str, str], str]:
+    return store.versions(), code.sources()
+
+
+def _until(seen: Callable[[], bool], otherwise: str) -> None:
+    """Wait for what another machine has written to be seen here. Raises UserError where it does not come."""
+    end = time.monotonic() + VISIBLE
+    while True:
+        with contextlib.suppress(OSError):
+            if seen():
+                return
+        if time.monotonic() > end:
+            raise UserError(otherwise)
+        time.sleep(0.1)
+
+
+class Post:
+    """A `harness.graph.Progress` that sends what it hears to the driver."""
+
+    def __init__(self, mail: Any, name: str):
+        self.mail, self.name, self.sent = mail, name, 0.0
+
+    def send(self, what: str, values: Sequence[Any]) -> None:
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):  # without its queue a stage goes on unheard
+            self.mail.put((self.name, what, values))
+
+    def advance(self, done: float, total: float, note: str = "") -> None:
+        if time.monotonic() - self.sent >= EVERY or done >= total:
+            self.sent = time.monotonic()
+            self.send("advance", (done, total, note))
+
+    def row(self, values: Mapping[str, Any]) -> None:
+        self.send("row", (dict(values),))

@@ -1,0 +1,74 @@
+"""What stages get of the machines that are there."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.errors import UserError
+from harness.experiment import Compute, Experiment, Need
+from harness.graph import Stage, Work
+from harness.runner import compute
+from harness.runner.compute import Node
+
+LAPTOP = [Node("laptop", 2, 0, 16 * 2**30)]
+SERVER = [Node("server", 64, 0, 256 * 2**30)]
+BOX = [Node("box", 96, 8, 900 * 2**30)]
+MIXED = [Node("head", 32, 0, 64 * 2**30), Node("gpu", 64, 4, 500 * 2**30)]
+
+
+def nothing(work: Work) -> None:
+    return
+
+
+@pytest.mark.parametrize(
+    ("nodes", "kind", "workers", "expected"),
+    [
+        (LAPTOP, "pm", None, "1 CPU"),
+        (LAPTOP, "pm", 1, "2 CPUs"),
+        (LAPTOP, "table", 1, "1 CPU"),
+        (SERVER, "rl", None, "16 CPUs"),
+        (SERVER, "rl", 8, "8 CPUs"),
+        (SERVER * 2, "rl", 8, "16 CPUs"),
+        (BOX, "rl", None, "1 GPU, 12 CPUs"),
+        (BOX, "table", None, "1 CPU"),
+        (MIXED, "sample", None, "1 GPU, 16 CPUs"),
+    ],
+)
+def test_defaults_come_from_what_is_there(nodes: list[Node], kind: str, workers: int | None, expected: str) -> None:
+    assert compute.told(compute.need(Stage("s", nothing, kind=kind), Compute(), nodes, workers)) == expected
+
+
+def test_what_is_asked_for_is_given_and_the_rest_derived() -> None:
+    asked = Compute(sample=Need(gpus=0.5), rl=Need(cpus=4, memory=64))
+    given = {kind: compute.told(compute.need(Stage("s", nothing, kind=kind), asked, BOX)) for kind in ("sample", "rl")}
+    assert given == {"sample": "0.5 GPUs, 12 CPUs", "rl": "1 GPU, 4 CPUs, 64 GiB"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"), [({"gpus": 2}, "2 GPUs"), ({"cpus": 3}, "3 CPUs"), ({"memory": 17}, "17 GiB")]
+)
+def test_more_than_any_machine_has_is_refused(asked: dict[str, float], said: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"compute\.pm: .*{said}.* asked, and no machine has that .*laptop: 2 CPUs, 0 GPUs, 16 GiB"
+    ):
+        compute.check([Stage("s", nothing, kind="pm")], Compute(pm=Need(**asked)), LAPTOP)
+
+
+def test_this_machine_has_cores_and_memory() -> None:
+    assert compute.here().cpus >= 1
+    assert compute.here().memory > 2**28
+
+
+def test_every_stage_of_a_run_has_a_kind_that_compute_knows() -> None:
+    from pathlib import Path
+
+    from harness.cli.run import _targets
+    from harness.graph import in_order
+
+    experiment = Experiment(name="x", arms=("pretrained", "sl_cai", "rl_cai", "best_of_n"), rl={"result": "best_proxy"})
+    kinds = {stage.name: stage.kind for stage in in_order(_targets(experiment, Path("x.yaml")))}
+    assert set(kinds.values()) <= set(Compute.model_fields)
+    for name, kind in {"data": "table", "gold.harmless": "pm", "rl_cai": "rl", "sl_cai": "sft", "report": "table",
+                       "chains.critiqued": "sample", "sample.pretrained": "sample", "feedback.plain": "label",
+                       "responses": "score", "along.rl_cai": "score", "judges": "model"}.items():  # fmt: skip
+        assert kinds[name] == kind

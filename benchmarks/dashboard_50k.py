@@ -116,11 +116,12 @@ def main() -> None:
         table = grown(fixture.responses(prompts=args.responses // (4 * ARMS_AND_SNAPSHOTS), samples=2))
         for seed, name in enumerate(("one", "two")):
             fixture.write_seed(folder / "runs" / name, "grown", seed, table=table)
-        rows = {name: measure(browsing, folder / "runs", folder, name, args.repeats) for name in PAGES}
-    print(f"{2 * len(table):,} responses, seconds to all of the page shown")
-    print(f"{'page':46}{'cold':>8}{'warm':>8}")
-    for name, row in rows.items():
-        print(f"{name:46}{row['cold']:>8.2f}{row['warm']:>8.2f}")
+        print(f"{2 * len(table):,} responses, seconds to all of the page shown")
+        print(f"{'page':46}{'cold':>8}{'warm':>8}")
+        rows = {}
+        for name in PAGES:
+            row = rows[name] = measure(browsing, folder / "runs", folder, name, args.repeats)
+            print(f"{name:46}{row['cold']:>8.2f}{row['warm']:>8.2f}", flush=True)
     print(json.dumps({"benchmark": "dashboard_50k", "responses": 2 * len(table), "pages": rows}))
 
 

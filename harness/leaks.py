@@ -66,9 +66,11 @@ def first_of_its_kind(prompts: Sequence[str]) -> np.ndarray:
     texts = [_words(opening(prompt)) for prompt in prompts]
     both = encode(texts)
     spoken = np.flatnonzero(both.lengths > 0)
-    near = near_pairs(word_sets(both, spoken), both.hashes, SIMILARITY, peers=_PEERS) if len(spoken) else []
+    near = np.empty((0, 2), dtype=np.int64)
+    if len(spoken):
+        near = near_pairs(word_sets(both, spoken), both.hashes, SIMILARITY, peers=_PEERS)
     leader = np.arange(len(texts))
-    leader[spoken] = spoken[leader_clusters(len(spoken), np.asarray(near, dtype=np.int64).reshape(-1, 2))]
+    leader[spoken] = spoken[leader_clusters(len(spoken), near)]
     first: dict[str, int] = {}
     for i, text in enumerate(texts):
         first.setdefault(text, i)

@@ -153,7 +153,7 @@ def _told(over: pd.DataFrame, unit: str) -> str:
 def _spread(rows: pd.DataFrame, unit: str) -> str:
     """How far the runs of an arm lie apart, at most."""
     spans = rows.groupby("arm")["estimate"].agg(lambda each: each.max() - each.min())
-    arm = spans.idxmax()
+    arm = str(spans.idxmax())
     if reading.number(spans[arm], unit) == reading.number(0, unit):
         return "All runs of an arm agree to the digits shown."
     return f"Runs of one arm lie at most {reading.number(spans[arm], unit)} apart ({arm})."

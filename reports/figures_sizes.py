@@ -54,8 +54,8 @@ def _exhibit(name: str, title: str, paper: str, label: str, lines: Lines, runs: 
                 linestyle="none",
                 capsize=2,
                 markersize=4,
-                **look,
-            )  # type: ignore[arg-type]  # a dict of mixed values
+                **look,  # type: ignore[arg-type]  # a dict of mixed values
+            )
             axes.plot([beside(at[place]) for place in means.index], means, color=style.colour(line),
                       label=style.shorten(line))  # fmt: skip
         axes.set_ylabel(label)

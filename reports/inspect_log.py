@@ -32,7 +32,9 @@ def write(run: RunData, folder: Path) -> list[Path]:
     numbers = {prompt: number for number, prompt in enumerate(responses["prompt"].drop_duplicates(), start=1)}
     judged = {suite: scores for suite in run.suites if (scores := _scores(run, suite))}
     written = []
-    for (arm, step), part in responses.groupby(["arm", "step"], dropna=False, sort=False):
+    key: Any
+    for key, part in responses.groupby(["arm", "step"], dropna=False, sort=False):
+        arm, step = key
         log = _log(run, str(arm), None if pd.isna(step) else int(step), part, numbers, judged)
         name = f"{_stamp(log['eval']['created'])}_{_plain(run.name)}_{_plain(log['eval']['model'])}.json"
         store.write_text(folder / name, json.dumps(log, ensure_ascii=False, allow_nan=False, indent=1))

@@ -41,9 +41,10 @@ def advise(cast: pd.DataFrame, arms: int, share: float, prompts: int) -> Advice:
 def told_apart(differences: pd.DataFrame) -> tuple[list[str], list[str]]:
     """(pairs whose Elo differs, as "a over b"; pairs that cannot be told apart) of suite elo's table differences."""
     apart, open_ = [], []
-    for row in differences.itertuples():
-        if row.low > 0:
-            apart.append(f"{row.arm_a} over {row.arm_b}")
-        elif row.high >= 0 and row.arm_a < row.arm_b:
-            open_.append(f"{row.arm_a} and {row.arm_b}")
+    rows = differences[["arm_a", "arm_b", "low", "high"]].to_numpy(dtype=object).tolist()
+    for one, other, low, high in rows:
+        if low > 0:
+            apart.append(f"{one} over {other}")
+        elif high >= 0 and one < other:
+            open_.append(f"{one} and {other}")
     return apart, open_

@@ -10,12 +10,14 @@ import typer
 from harness.quiet import quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
+    from harness.cli.console import Terminal
     from harness.experiment import Experiment
-    from harness.graph import Planned, Stage
+    from harness.graph import Planned, Stage, Watcher
+    from harness.runner.schedule import Run
 
-    Execute = Callable[..., dict[str, Path]]
+    Execute = Callable[[Sequence[Run], Watcher], object]
 
 File = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="The experiment file.")]
 Out = Annotated[Path | None, typer.Option("--out", help="The run's folder (default: runs/NAME).")]
@@ -51,20 +53,24 @@ def run(
 
     from harness import experiment as experiments
     from harness.errors import UserError
-    from harness.runner import local
 
     experiment = experiments.load(experiment_file)
     if runner == "local" and (address or workers):
         raise UserError(f"{'--address' if address else '--workers'} means nothing to --runner local; add --runner ray")
-    carry_out: Execute = local.execute
+    folder = out or Path("runs") / experiment.name
+    cells = experiment.cells()
     if runner == "ray":
         from harness.runner import ray
 
-        carry_out = partial(ray.execute, asked=experiment.compute, address=address, workers=workers)
-    folder = out or Path("runs") / experiment.name
-    cells = experiment.cells()
-    for name, cell in cells.items():
-        _run(cell, experiment_file, folder / name, carry_out)
+        _run(
+            cells,
+            experiment_file,
+            folder,
+            partial(ray.execute, asked=experiment.compute, address=address, workers=workers),
+        )
+    else:
+        for name, cell in cells.items():
+            _run({name: cell}, experiment_file, folder, _locally)
     if experiment.is_study:
         _over_cells(folder, cells)
 
@@ -90,24 +96,49 @@ def _over_cells(folder: Path, cells: dict[str, Experiment]) -> None:
     Terminal(soft_wrap=True).print("Study:", styled(page, "bold"), f"(open it in a browser), {folder / 'summary.md'}")
 
 
-def _run(experiment: Experiment, file: Path, folder: Path, carry_out: Execute) -> None:
-    """One run into `folder`."""
-    import os
+def _locally(runs: Sequence[Run], progress: Watcher) -> None:
+    from harness.runner import local
+
+    for run in runs:
+        local.execute(run.targets, run.folder, seed=run.seed, progress=progress)
+
+
+def _run(cells: Mapping[str, Experiment], file: Path, out: Path, carry_out: Execute) -> None:
+    """Runs, by the name of their folder in `out`, all that can be done of them at once."""
     import time
 
-    from harness import graph, store
+    from harness import store
     from harness.cli.console import Terminal, styled
     from harness.cli.progress import Bars
-    from harness.models.checkpoints import TRUST
 
-    began = time.monotonic()
+    began, console = time.monotonic(), Terminal()
+    prepared = [
+        _prepared(cell, file, out / name, name if len(cells) > 1 else "", console) for name, cell in cells.items()
+    ]
+    with store.disk_space(out), Bars(console) as bars:
+        carry_out(prepared, bars)
+    took = f"  ({time.monotonic() - began:.0f} s)"
+    for run in prepared:
+        report = run.folder / "report" / "index.html"
+        console.print("Report:", styled(report, "bold"), f"(open it in a browser), {report.with_name('summary.md')}")
+        console.print("Dashboard:", styled(f"cai dashboard {run.folder}", "bold"), took)
+
+
+def _prepared(experiment: Experiment, file: Path, folder: Path, label: str, console: Terminal) -> Run:
+    """A run of which all has been checked that can be before it begins; says what of it is done."""
+    import os
+
+    from harness import graph, store
+    from harness.cli.console import styled
+    from harness.models.checkpoints import TRUST
+    from harness.runner.schedule import Run
+
     targets = _targets(experiment, file)
     if experiment.models.trust_remote_code:
         os.environ[TRUST] = "1"  # the runner's own processes inherit it
     store.writable(folder)
     planned = graph.plan(targets, folder)
     _check_data(experiment, planned)
-    console = Terminal()
     todo = [item for item in planned if item.status != "done"]
     done = f"{len(planned) - len(todo)} of {len(planned)} stages done, in {folder}"
     console.print(styled(f"{experiment.name}:", "bold"), done)
@@ -118,12 +149,7 @@ def _run(experiment: Experiment, file: Path, folder: Path, carry_out: Execute) -
         if any(item.stage.place is None for item in todo):
             quiet()
             _check_servers(todo)
-        with Bars(console) as bars:
-            carry_out(targets, folder, seed=experiment.seed, progress=bars)
-    report = folder / "report" / "index.html"
-    console.print("Report:", styled(report, "bold"), f"(open it in a browser), {folder / 'report' / 'summary.md'}")
-    took = f"  ({time.monotonic() - began:.0f} s)"
-    console.print("Dashboard:", styled(f"cai dashboard {folder}", "bold"), took)
+    return Run(targets, folder, experiment.seed, label)
 
 
 def plan(

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from harness import files, store
 from harness.errors import UserError
@@ -109,6 +110,6 @@ def given(words: Sequence[str]) -> Rates:
             raise UserError(f"--rate {name}: {value!r} is no number; give one, such as {name}=1e12") from error
     if not own:
         return rates
-    whole = {"node": int(own.pop("node"))} if "node" in own and own["node"] >= 1 else {}
-    said = ", ".join(f"{name}={value:g}" for name, value in (own | whole).items())
-    return replace(rates, **own, **whole, source=f"{rates.source}; given: {said}")
+    given: dict[str, Any] = own | ({"node": int(own["node"])} if own.get("node", 0) >= 1 else {})
+    said = ", ".join(f"{name}={value:g}" for name, value in given.items())
+    return replace(rates, **given, source=f"{rates.source}; given: {said}")

@@ -22,18 +22,18 @@ class Compute(Section):
     """By kind of stage."""
 
     sample: Need = Need()
-    """Stages that sample answers or chains."""
+    """Answers and chains."""
     label: Need = Need()
     """AI feedback."""
     score: Need = Need()
     """PM scores and KL."""
     sft: Need = Need()
-    """Fine-tuning."""
+    """Supervised fine-tuning."""
     pm: Need = Need()
-    """Preference models."""
+    """Training of preference models."""
     rl: Need = Need()
     """RL."""
     model: Need = Need()
     """Anything else that loads a model: judges, arms of your own."""
     table: Need = Need()
-    """Data, tables and figures."""
+    """Data, tables, figures."""

@@ -32,7 +32,7 @@ class Scale(Section):
     samples_per_prompt: int = Field(1, ge=1, le=10**6)
     """Answers of each arm to a held-out prompt."""
     written_prompts: Written = Written()
-    """Prompts that the base model writes beside those of people."""
+    """Prompts that a model writes, few-shot, beside those of the data."""
     preference_pairs: int = Field(32, ge=4, le=10**9)
     """Human pairs of each kind that the arms learn from."""
     gold_pairs: int = Field(32, ge=4, le=10**9)

@@ -9,14 +9,14 @@ from typing import Any
 
 from harness.graph import Stage, Watcher
 from harness.runner import schedule
-from harness.runner.schedule import News
+from harness.runner.schedule import News, Run
 from harness.runner.work import Made, Task, carry_out
 
 
 def execute(targets: Sequence[Stage], run: Path, *, seed: int, progress: Watcher | None = None) -> dict[str, Path]:
-    """As `schedule.execute`, in this process, on one GPU."""
+    """As `schedule.execute`, of one run in this process, on one GPU."""
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # seeing several, transformers would multiply the batch
-    return schedule.execute(targets, run, Local(), seed=seed, progress=progress)
+    return schedule.execute([Run(targets, run, seed)], Local(), progress)[0]
 
 
 class Local:

@@ -17,19 +17,19 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from harness import code, manifest, store
 from harness.errors import UserError, one_line
 from harness.experiment import Compute
-from harness.graph import Stage, Watcher, in_order
+from harness.graph import Watcher, in_order
 from harness.models.checkpoints import TRUST
 from harness.models.identity import identity
 from harness.runner import compute, schedule
 from harness.runner.compute import Node
-from harness.runner.schedule import News
+from harness.runner.schedule import News, Run
 from harness.runner.work import Made, Task, carry_out
 
 RETRIES = 3  # of a stage whose worker was lost
@@ -40,25 +40,23 @@ TOKEN = ".driver"  # a file in the run's folder by which a worker knows that it 
 
 
 def execute(
-    targets: Sequence[Stage],
-    run: Path,
-    *,
-    seed: int,
+    runs: Sequence[Run],
     progress: Watcher | None = None,
+    *,
     asked: Compute | None = None,
     address: str | None = None,
     workers: int | None = None,
-) -> dict[str, Path]:
+) -> list[dict[str, Path]]:
     """As `schedule.execute`, on Ray: a cluster of this machine, or the one at `address`.
 
     asked: what stages need by kind. workers: so many stages at once where there are no GPUs. Raises UserError where Ray
     is not installed or cannot be reached, and for what a worker cannot do, naming the node.
     """
     with cluster(address) as nodes:
-        compute.check(in_order(targets), asked or Compute(), nodes, workers)
-        runner = Ray(run.resolve(), asked or Compute(), nodes, workers)
+        compute.check([s for run in runs for s in in_order(run.targets)], asked or Compute(), nodes, workers)
+        runner = Ray(asked or Compute(), nodes, workers)
         try:
-            return schedule.execute(targets, run.resolve(), runner, seed=seed, progress=progress)
+            return schedule.execute([replace(run, folder=run.folder.resolve()) for run in runs], runner, progress)
         finally:
             runner.close()
 
@@ -128,7 +126,6 @@ def _nodes() -> list[Node]:
 class Driver:
     """What a worker holds itself against: whether it is of the same installation and sees the same run."""
 
-    run: Path
     token: str
     versions: Mapping[str, str]
     sources: str
@@ -154,25 +151,26 @@ class Failed:
 class Ray:
     """A `schedule.Runner`: each stage is a task of Ray's."""
 
-    def __init__(self, run: Path, asked: Compute, nodes: Sequence[Node], workers: int | None = None):
+    def __init__(self, asked: Compute, nodes: Sequence[Node], workers: int | None = None):
         import ray
         from ray.util.queue import Queue
 
         self.asked, self.nodes, self.workers = asked, nodes, workers
         self.mail = Queue(actor_options={"num_cpus": 0, "max_restarts": -1})
         self.at_work: dict[Any, Task] = {}
-        self.lost: Counter[str] = Counter()
-        self.node: dict[str, str] = {}  # where a stage was last seen
+        self.marked: set[Path] = set()  # runs' folders that hold the token
+        self.lost: Counter[Path] = Counter()  # by the stage's folder
+        self.node: dict[Path, str] = {}  # where a stage was last seen
         self.remote = ray.remote(max_retries=0)(_work)
-        run.mkdir(parents=True, exist_ok=True)
-        token = uuid.uuid4().hex
-        store.write_text(run / TOKEN, token)
         environment = {name: os.environ[name] for name in (TRUST, "HF_HUB_DISABLE_TELEMETRY") if name in os.environ}
-        self.driver = Driver(run, token, store.versions(), code.sources(), environment)
+        self.driver = Driver(uuid.uuid4().hex, store.versions(), code.sources(), environment)
 
     def submit(self, task: Task) -> None:
         import ray
 
+        if task.run not in self.marked:
+            store.write_text(task.run / TOKEN, self.driver.token)
+            self.marked.add(task.run)
         need = compute.need(task.item.stage, self.asked, self.nodes, self.workers)
         module = sys.modules[task.item.stage.function.__module__]
         if module.__name__.split(".")[0] not in code.PACKAGES:  # a user's own file: no worker could import it
@@ -207,11 +205,11 @@ class Ray:
         import ray
 
         with contextlib.suppress(ray.exceptions.RayError):  # the queue's process was lost: others come
-            tasks = {task.name: task for task in self.at_work.values()}
-            for name, what, values in self.mail.get_nowait_batch(self.mail.qsize()):
+            tasks = {task.item.folder: task for task in self.at_work.values()}
+            for folder, what, values in self.mail.get_nowait_batch(self.mail.qsize()):
                 if what == "began":
-                    self.node[name], values = values[0], ()
-                hear(News(tasks[name], what, values))
+                    self.node[folder], values = values[0], ()
+                hear(News(tasks[folder], what, values))
 
     def _result(self, reference: Any, task: Task) -> Made | Exception | str:
         """What a task has come to; a line where its worker was lost and another may try."""
@@ -221,7 +219,7 @@ class Ray:
             result: Made | Failed = ray.get(reference)
             if isinstance(result, Failed):
                 return result.error()
-            _until(lambda: manifest.read(task.item.folder) is not None, f"{task.item.folder}: not visible here")
+            _until(partial(_finished, task.item.folder), f"{task.item.folder}: not visible here")
             return result
         except UserError as error:
             return error
@@ -230,9 +228,9 @@ class Ray:
         except ray.exceptions.RayError as error:
             memory = isinstance(error, ray.exceptions.OutOfMemoryError)
             why = "out of memory" if memory else f"{type(error).__name__}"
-            where = f"node {self.node.get(task.name, 'unknown')}"
-            self.lost[task.name] += 1
-            if self.lost[task.name] <= RETRIES:
+            where = f"node {self.node.get(task.item.folder, 'unknown')}"
+            self.lost[task.item.folder] += 1
+            if self.lost[task.item.folder] <= RETRIES:
                 return f"{task.name}: its worker on {where} was lost ({why}); another goes on from what it has kept"
             remedy = (
                 f"give it more (compute: {{{task.item.stage.kind}: {{memory: GIB}}}}), or lower its batch size"
@@ -264,7 +262,7 @@ def _work(given: tuple[Task, Driver], mail: Any) -> Made | Failed:
     node = socket.gethostname()
     os.environ.update(driver.environment)
     try:
-        post = Post(mail, task.name)
+        post = Post(mail, task.item.folder)
         post.send("began", (f"{node}, process {os.getpid()}",))
         _check(task, driver, node)
         _prepare(task)
@@ -303,12 +301,12 @@ def _check(task: Task, driver: Driver, node: str) -> None:
             f"began, run the same command again, else {_SAME}"
         )
     _until(
-        lambda: (driver.run / TOKEN).read_text() == driver.token,
-        f"node {node}: {driver.run} is not the folder that the driver writes; give --out on a file system that all "
+        lambda: (task.run / TOKEN).read_text() == driver.token,
+        f"node {node}: {task.run} is not the folder that the driver writes; give --out on a file system that all "
         "nodes share under the same path (docs/cluster.md)",
     )
     for folder in task.inputs.values():
-        _until(lambda folder=folder: manifest.read(folder) is not None, f"node {node}: {folder} is not there")
+        _until(partial(_finished, folder), f"node {node}: {folder} is not there")
     for path in task.item.stage.files.values():
         if not Path(path).exists():
             raise UserError(f"node {node}: {path}: not found, which the driver has; put it where all nodes see it")
@@ -328,6 +326,10 @@ def _installed() -> tuple[Mapping[str, str], str]:
     return store.versions(), code.sources()
 
 
+def _finished(folder: Path) -> bool:
+    return manifest.read(folder) is not None
+
+
 def _until(seen: Callable[[], bool], otherwise: str) -> None:
     """Wait for what another machine has written to be seen here. Raises UserError where it does not come."""
     end = time.monotonic() + VISIBLE
@@ -343,14 +345,14 @@ def _until(seen: Callable[[], bool], otherwise: str) -> None:
 class Post:
     """A `harness.graph.Progress` that sends what it hears to the driver."""
 
-    def __init__(self, mail: Any, name: str):
-        self.mail, self.name, self.sent = mail, name, 0.0
+    def __init__(self, mail: Any, folder: Path):
+        self.mail, self.folder, self.sent = mail, folder, 0.0
 
     def send(self, what: str, values: Sequence[Any]) -> None:
         import ray
 
         with contextlib.suppress(ray.exceptions.RayError):  # without its queue a stage goes on unheard
-            self.mail.put((self.name, what, values))
+            self.mail.put((self.folder, what, values))
 
     def advance(self, done: float, total: float, note: str = "") -> None:
         if time.monotonic() - self.sent >= EVERY or done >= total:

@@ -2,9 +2,11 @@
 
 import streamlit as st
 
-from reports import dashboard, differences, exhibit, figures_seeds, figures_sizes, reading, study, study_report, tables
+from reports import dashboard, differences, figures_seeds, figures_sizes, reading, study, study_report, tables
+from reports.exhibit import Exhibit
 from reports.study import Study
 
+AT_FIRST = 3  # figures, each of which takes a good part of a second to draw
 HOW = "A study is runs of one experiment that differ in seed, base model or both. In its file, in place of `seed`:"
 
 
@@ -70,25 +72,20 @@ def verdicts(found: Study, base: str) -> None:
 
 
 def pictures(found: Study, base: str) -> None:
-    """The figures by size (base ""), or run by run of one base model."""
-    stamps = tuple(dashboard.stamp(run) for run in found.runs)
-    for shown in drawn(found, stamps, base):
-        st.subheader(shown["title"])
-        dashboard.lay_out(shown, lambda name=shown["name"]: png(found, base, name))
+    """Figures by size (base ""), or run by run of one base model; the first few until others are asked for."""
+    items = {item.name: item for item in exhibits(found, tuple(dashboard.stamp(run) for run in found.runs), base)}
+    names = list(items)
+    chosen = st.pills("Figures", names, selection_mode="multi", default=names[:AT_FIRST], bind="query-params",
+                      format_func=lambda name: items[name].title, key="seeds" if base else "sizes")  # fmt: skip
+    for name in [name for name in names if name in chosen]:
+        st.subheader(items[name].title)
+        dashboard.lay_out(dashboard.picture(items[name]), items[name].png)
 
 
-@st.cache_data(max_entries=20, show_spinner="Drawing", hash_funcs={Study: lambda each: str(each)})
-def drawn(found: Study, stamps: tuple[float, ...], base: str) -> list[dashboard.Picture]:
-    return [dashboard.picture(item) for item in exhibits(found, base)]
-
-
-def exhibits(found: Study, base: str) -> list[exhibit.Exhibit]:
+@st.cache_resource(max_entries=8, show_spinner="Drawing", hash_funcs={Study: str})
+def exhibits(found: Study, stamps: tuple[float, ...], base: str) -> list[Exhibit]:
     runs = {name: {seed: dashboard.open_run(run) for seed, run in cells.items()} for name, cells in found.cells.items()}
     return figures_seeds.exhibits(runs[base]) if base else figures_sizes.exhibits(runs)
-
-
-def png(found: Study, base: str, name: str) -> bytes:
-    return next(item.png() for item in exhibits(found, base) if item.name == name)
 
 
 main()

@@ -82,12 +82,13 @@ def test_runs_are_planned_made_and_judged_together(
     made = []
     real = command._run
 
-    def one(experiment: Experiment, given: Path, folder: Path, carry_out: Any) -> None:
-        made.append((folder.name, experiment.seed, experiment.seeds))
+    def one(cells: dict[str, Experiment], given: Path, out: Path, carry_out: Any) -> None:
+        ((name, experiment),) = cells.items()
+        made.append((name, experiment.seed, experiment.seeds))
         if experiment.seed == 0:
-            real(experiment, given, folder, carry_out)
+            real(cells, given, out, carry_out)
         else:
-            shutil.copytree(tmp_path / "out" / "seed-0", folder)
+            shutil.copytree(out / "seed-0", out / name)
 
     monkeypatch.setattr(command, "_run", one)
     code, printed, said = cai("run", file, "--out", tmp_path / "out")

@@ -208,7 +208,7 @@ def writing(draw: st.DrawFn) -> Case:
 
 @st.composite
 def reading(draw: st.DrawFn) -> Case:
-    """`claims`, `report` or `export` on a whole run ("RUN") one of whose files is replaced; the key "RUN/*" says by what."""
+    """`claims`, `report` or `export` on a whole run ("RUN") with one file replaced; the key "RUN/*" says by what."""
     how = draw(st.sampled_from(["json", "table", "bytes", "none"]))
     content = b""
     if how == "json":

@@ -112,7 +112,16 @@ def test_a_study_of_three_seeds(page: Any, url: str, console: list[str], tmp_pat
     assert re.search(r"\?study=three$", page.url)
     for text in ("3 runs of one experiment", "of the method", "Run by run"):
         browsing.sync_api.expect(page.get_by_text(text).first).to_be_attached()
-    browsing.sync_api.expect(page.locator(FIGURES)).to_have_count(9)
+    browsing.sync_api.expect(page.locator(FIGURES)).to_have_count(3)
+    page.get_by_role("button", name="Evasive").click()
+    browsing.sync_api.expect(page.locator(FIGURES)).to_have_count(4)
+    browsing.settled(page)
+    link = page.url
+    page.goto(f"{url}/arena?run=finished")
+    browsing.settled(page)
+    page.goto(link)
+    browsing.sync_api.expect(page.locator(FIGURES)).to_have_count(4)
+    browsing.settled(page)
     assert page.locator('[data-testid="stException"]').count() == 0
     browsing.keep(page, "study", tmp_path)
     page.get_by_role("link", name="Open three/seed-1").click()

@@ -22,6 +22,7 @@ from harness.experiment import Compute, Need
 from harness.graph import Silent, Stage, Work
 from harness.models.identity import identity
 from harness.runner import local, ray
+from harness.runner.schedule import Run
 from harness.runner.work import Task
 from tests.runner.support import NEEDS_RAY
 from tests.runner.test_schedule import task_of
@@ -81,6 +82,10 @@ def slow(work: Work) -> None:
         time.sleep(0.1)
 
 
+def on_ray(stages: list[Stage], run: Path, *, progress: Silent | None = None, **options: Any) -> dict[str, Path]:
+    return ray.execute([Run(stages, run, 0)], progress, **options)[0]
+
+
 @marked
 def test_stages_that_do_not_wait_for_one_another_run_at_once(tmp_path: Path) -> None:
     place = tmp_path / "place"
@@ -88,7 +93,7 @@ def test_stages_that_do_not_wait_for_one_another_run_at_once(tmp_path: Path) -> 
     stages = [
         Stage(me, meet, {"me": me, "other": other}, files={"place": place}, kind="pm") for me, other in ("ab", "ba")
     ]
-    found = ray.execute(stages, tmp_path / "run", seed=0, workers=2)
+    found = on_ray(stages, tmp_path / "run", workers=2)
     assert {name: (folder / "value.txt").read_text() for name, folder in found.items()} == {"a": "a", "b": "b"}
     told = events.read(tmp_path / "run").stages["a"]
     assert (told.status, told.done, told.note, told.tokens) == ("done", 1, "met", 5)
@@ -104,7 +109,7 @@ def test_a_lost_worker_is_told_and_another_goes_on(tmp_path: Path) -> None:
         def say(self, line: str) -> None:
             said.append(line)
 
-    found = ray.execute([Stage("s", die, {"deaths": 2})], tmp_path, seed=0, progress=Listener())
+    found = on_ray([Stage("s", die, {"deaths": 2})], tmp_path, progress=Listener())
     assert (found["s"] / "value.txt").read_text() == "after 2"  # it went on from what was kept
     assert len(said) == 2
     assert f"s: its worker on node {os.uname().nodename}" in said[0]
@@ -114,7 +119,7 @@ def test_a_lost_worker_is_told_and_another_goes_on(tmp_path: Path) -> None:
 @marked
 def test_a_stage_that_loses_every_worker_ends_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"s: lost 4 workers, the last on node {os.uname().nodename}.* in compute$"):
-        ray.execute([Stage("s", die, {"deaths": 9})], tmp_path, seed=0)
+        on_ray([Stage("s", die, {"deaths": 9})], tmp_path)
     assert events.read(tmp_path).status == "failed"
 
 
@@ -123,7 +128,7 @@ def test_a_stage_that_loses_every_worker_ends_in_one_line(tmp_path: Path) -> Non
 def test_an_error_in_a_worker_is_the_one_that_it_would_be_here(tmp_path: Path, how: str) -> None:
     stage = Stage("s", fall, {"how": how})
     with pytest.raises(Exception) as there:  # noqa: PT011  compared below
-        ray.execute([stage], tmp_path / "ray", seed=0)
+        on_ray([stage], tmp_path / "ray")
     if how == "exit":
         assert type(there.value).__name__ == "SystemExit"
         return
@@ -145,7 +150,7 @@ def test_ctrl_c_stops_the_workers_and_keeps_what_they_had(tmp_path: Path) -> Non
 
     stage = Stage("s", slow)
     with pytest.raises(KeyboardInterrupt):
-        ray.execute([stage], tmp_path, seed=0, progress=Enough())
+        on_ray([stage], tmp_path, progress=Enough())
     (partial,) = tmp_path.glob("stages/s/*.partial")
     assert (partial / "half").exists()
     assert (partial / "spent.json").exists()
@@ -167,14 +172,14 @@ def test_a_users_own_file_needs_to_be_nowhere_but_here(tmp_path: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules["cai_method_mine"] = module
     spec.loader.exec_module(module)
-    found = ray.execute([Stage("s", module.write, {"value": 3})], tmp_path / "run", seed=0)
+    found = on_ray([Stage("s", module.write, {"value": 3})], tmp_path / "run")
     assert (found["s"] / "value.txt").read_text() == "own3"
 
 
 @marked
 def test_more_than_the_cluster_has_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"compute\.pm: 9 GPUs.* asked, and no machine has that"):
-        ray.execute([Stage("s", slow, kind="pm")], tmp_path, seed=0, asked=Compute(pm=Need(gpus=9)))
+        on_ray([Stage("s", slow, kind="pm")], tmp_path, asked=Compute(pm=Need(gpus=9)))
 
 
 # ---------------------------------------------------------------- what a worker checks; Ray is not needed
@@ -188,7 +193,7 @@ def checked(tmp_path: Path, tiny_model: Path) -> tuple[Task, ray.Driver]:
     (tmp_path / "run" / ray.TOKEN).parent.mkdir()
     (tmp_path / "run" / ray.TOKEN).write_text("token")
     task = task_of(stage, tmp_path / "run")
-    return task, ray.Driver(tmp_path / "run", "token", store.versions(), code.sources(), {})
+    return task, ray.Driver("token", store.versions(), code.sources(), {})
 
 
 def test_a_node_that_is_as_the_driver_passes(checked: tuple[Task, ray.Driver]) -> None:
@@ -202,7 +207,6 @@ def test_what_differs_on_a_node_is_said_with_its_name(
     monkeypatch.setattr(ray, "VISIBLE", 0.05)
     older = {**driver.versions, "torch": "1.0"}
     model = str(task.item.stage.models["base"])
-    (tmp_path / "unshared").mkdir()
     for other, said in (
         (
             replace(driver, versions=older),
@@ -213,7 +217,6 @@ def test_what_differs_on_a_node_is_said_with_its_name(
             replace(driver, token="x"),
             r"node n1: \S+/run is not the folder that the driver writes; give --out",
         ),
-        (replace(driver, run=tmp_path / "unshared"), "unshared is not the folder that the driver writes"),
     ):
         with pytest.raises(UserError, match=said):
             ray._check(task, other, "n1")

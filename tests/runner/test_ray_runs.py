@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -13,8 +14,10 @@ from typing import Any
 import pytest
 
 from harness import experiment as experiments
+from harness.cli.run import _locally, _targets
 from harness.graph import Silent
-from harness.runner import local, ray
+from harness.runner import ray
+from harness.runner.schedule import Run
 from tests.runner.support import NEEDS_RAY
 
 pytestmark = NEEDS_RAY
@@ -60,16 +63,11 @@ class Enough(Silent):
 
 def run(file: Path, folder: Path, execute: Any, stages: int | None = None) -> None:
     """The experiment's stages by a runner, or the first of them."""
-    from harness.cli.run import _targets
-
     experiment = experiments.load(file)
     watcher = Silent() if stages is None else Enough(stages)
-    targets = _targets(experiment, file)
-    if stages is None:
-        execute(targets, folder, seed=experiment.seed, progress=watcher)
-        return
-    with pytest.raises(KeyboardInterrupt):
-        execute(targets, folder, seed=experiment.seed, progress=watcher)
+    runs = [Run(_targets(experiment, file), folder, experiment.seed)]
+    with contextlib.nullcontext() if stages is None else pytest.raises(KeyboardInterrupt):
+        execute(runs, watcher)
 
 
 def test_with_two_workers_every_table_and_all_weights_are_those_of_a_local_run(
@@ -84,7 +82,7 @@ def test_with_two_workers_every_table_and_all_weights_are_those_of_a_local_run(
 def test_begun_with_one_runner_and_ended_with_the_other_nothing_is_done_twice(
     tiny_experiment: Path, tiny_run: Path, tmp_path: Path, first: str
 ) -> None:
-    runners = {"local": local.execute, "ray": partial(ray.execute, workers=1)}
+    runners = {"local": _locally, "ray": partial(ray.execute, workers=1)}
     run(tiny_experiment, tmp_path, runners.pop(first), stages=12)
     before = made(tmp_path)
     assert 10 <= len(before) < 20

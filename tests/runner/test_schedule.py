@@ -15,7 +15,7 @@ from harness import events, store
 from harness.errors import UserError
 from harness.graph import Silent, Stage, Work
 from harness.runner import local, schedule, work
-from harness.runner.schedule import News
+from harness.runner.schedule import News, Run
 from harness.runner.work import Made, Task, carry_out
 
 
@@ -36,7 +36,7 @@ class AnyOrder:
         self.most, self.order = 0, list[str]()
 
     def submit(self, task: Task) -> None:
-        self.tasks[task.name] = task
+        self.tasks[f"{task.name} of {task.run.name}"] = task
         self.most = max(self.most, len(self.tasks))
 
     def wait(self, hear: Callable[[News], None]) -> tuple[Task, Made | Exception]:
@@ -68,7 +68,7 @@ def test_in_any_order_every_stage_comes_once_after_its_inputs(
     stages = graph(data.draw(st.lists(st.lists(st.booleans(), min_size=size, max_size=size), max_size=size)))
     runner = AnyOrder(lambda n: data.draw(st.integers(0, n - 1)))
     here, there = tmp_path_factory.mktemp("any"), tmp_path_factory.mktemp("local")
-    found = schedule.execute(stages, here, runner, seed=0)
+    found = schedule.execute([Run(stages, here, 0)], runner)[0]
     alone = local.execute(stages, there, seed=0)
     assert sorted(runner.order) == [stage.name for stage in stages]
     for stage in stages:
@@ -98,13 +98,39 @@ def test_after_an_error_those_at_work_end_and_none_begins(tmp_path: Path) -> Non
     stages = [bad, good, Stage("after-good", write, {"value": 2}, {"good": good}), Stage("after-bad", write, {"value": 3}, {"bad": bad})]  # fmt: skip  # noqa: E501
     runner = AnyOrder(lambda n: 0)
     with pytest.raises(UserError, match="no such luck"):
-        schedule.execute(stages, tmp_path, runner, seed=0)
+        schedule.execute([Run(stages, tmp_path, 0)], runner)
     assert runner.order == ["a-bad", "good"]
     state = events.read(tmp_path)
     assert state.status == "failed"
     assert {name: stage.status for name, stage in state.stages.items()} == {
         "a-bad": "failed", "good": "done", "after-good": "to do", "after-bad": "to do",
     }  # fmt: skip
+
+
+def test_several_runs_go_at_once_each_in_its_folder(tmp_path: Path) -> None:
+    runs = []
+    for seed in (0, 1):
+        first = Stage("first", write, {"value": seed})
+        runs.append(
+            Run([Stage("second", write, {"value": 2}, {"first": first})], tmp_path / str(seed), seed, f"r{seed}")
+        )
+    told = []
+
+    class Listener(Silent):
+        def stage(self, name: str, position: int, total: int) -> Silent:
+            told.append((name, position, total))
+            return self
+
+    runner = AnyOrder(lambda n: n - 1)
+    found = schedule.execute(runs, runner, Listener())
+    assert runner.most == 2
+    assert [(folders["second"] / "value.txt").read_text() for folders in found] == ["2(0())", "2(1())"]
+    assert {name for name, _, _ in told} == {"r0/first", "r0/second", "r1/first", "r1/second"}
+    assert {total for _, _, total in told} == {4}
+    assert max(position for _, position, _ in told) == 4
+    for run in runs:
+        assert events.read(run.folder).status == "done"
+        assert json.loads(next(run.folder.glob("stages/second/*/manifest.json")).read_text())["seed"] == run.seed
 
 
 def test_what_a_runner_says_reaches_the_user_and_the_events(tmp_path: Path) -> None:
@@ -119,7 +145,7 @@ def test_what_a_runner_says_reaches_the_user_and_the_events(tmp_path: Path) -> N
         def say(self, line: str) -> None:
             said.append(line)
 
-    schedule.execute([Stage("s", write, {"value": 1})], tmp_path, Loses(lambda n: 0), seed=0, progress=Listener())
+    schedule.execute([Run([Stage("s", write, {"value": 1})], tmp_path, 0)], Loses(lambda n: 0), Listener())
     assert said == ["a worker was lost"]
     notes = [json.loads(line) for line in (tmp_path / events.NAME).read_text().splitlines()]
     assert [event["note"] for event in notes if event["event"] == "note"] == said
@@ -134,7 +160,7 @@ def task_of(stage: Stage, run: Path) -> Task:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        schedule.execute([stage], run, Takes(lambda n: 0), seed=0)
+        schedule.execute([Run([stage], run, 0)], Takes(lambda n: 0))
     return taken[0]
 
 

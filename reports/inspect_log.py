@@ -29,6 +29,7 @@ _KEYS = ["prompt", "arm", "step", "sample"]
 def write(run: RunData, folder: Path) -> list[Path]:
     """The logs of every arm and snapshot of `run`, in `folder`. Raises UserError for responses that cannot be read."""
     responses = load_responses([run.path("responses")])
+    store.writable(folder)
     numbers = {prompt: number for number, prompt in enumerate(responses["prompt"].drop_duplicates(), start=1)}
     judged = {suite: scores for suite in run.suites if (scores := _scores(run, suite))}
     written = []

@@ -27,7 +27,6 @@ def export(
 
     must_hold_results(run)
     folder = out or run / "inspect"
-    store.writable(folder)
     with store.disk_space(folder):
         written = inspect_log.write(RunData(run), folder)
     Terminal(soft_wrap=True).print(f"wrote {len(written)} logs; see them with: inspect view --log-dir {folder}")

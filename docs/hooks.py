@@ -71,31 +71,31 @@ def experiment_page() -> str:
         "`experiments/paper.yaml`, the paper's as far as it is published, and where it is stated: sections and figures "
         "are those of Bai et al. 2022 ([arXiv:2212.08073](https://arxiv.org/abs/2212.08073)); HH is "
         "[arXiv:2204.05862](https://arxiv.org/abs/2204.05862).",
-        *_section(Experiment, "", said),
+        *_section(Experiment, [""], said),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _section(model: type[BaseModel], prefix: str, said: dict[str, str]) -> Iterator[str]:
-    """Heading, docstring and table of a section, and of those in it."""
-    if prefix:
-        yield f"## `{prefix.removesuffix('.')}`"
+def _section(model: type[BaseModel], places: list[str], said: dict[str, str]) -> Iterator[str]:
+    """Heading, docstring and table of a section, which may stand in several `places`, and of those in it."""
+    if places != [""]:
+        yield f"## {', '.join(f'`{place}`' for place in places)} {{#{places[0]}}}"
         yield " ".join((model.__doc__ or "").split())
     rows = ["| key | type | default | meaning | `paper.yaml` |", "|---|---|---|---|---|"]
-    inner = []
+    inner: dict[type[BaseModel], list[str]] = {}
     for name, field in model.model_fields.items():
+        key = f"{places[0]}.{name}".removeprefix(".")
         if not field.description:
-            raise ValueError(f"{prefix}{name} has no description; write a string under it in {model.__module__}")
-        parts = _models(field.annotation)
+            raise ValueError(f"{key} has no description; write a string under it in {model.__module__}")
         meaning = " ".join(field.description.split())
-        if parts:
-            meaning += f" [Its keys](#{(prefix + name).replace('.', '')})."
-            inner.append((parts[0], f"{prefix}{name}."))
-        cells = [f"`{name}`", _kind(field), _default(field), meaning, said.get(prefix + name, "")]
+        for part in _models(field.annotation):
+            inner.setdefault(part, []).append(key)
+            meaning += f" [Its keys](#{inner[part][0]})."
+        cells = [f"`{name}`", _kind(field), _default(field), meaning, said.get(key, "")]
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     yield "\n".join(rows)
-    for part, place in inner:
-        yield from _section(part, place, said)
+    for part, where in inner.items():
+        yield from _section(part, where, said)
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
@@ -150,17 +150,17 @@ def _default(field: FieldInfo) -> str:
 
 def _paper() -> dict[str, str]:
     """Dotted key: the value in experiments/paper.yaml, and its comment, which says where the paper states it."""
-    found, section, above = {}, "", ""
+    found: dict[str, str] = {}
+    path: list[str] = []
+    above = ""
     for line in PAPER.read_text(encoding="utf-8").splitlines():
         matched = re.fullmatch(r"( *)(\w+):(?: ([^#]*?))?(?:\s+# (.*))?", line)
         if matched is None:
             above = line.strip(" #") if line.startswith(" ") else ""
             continue
         indent, key, value, comment = matched.groups()
+        path = [*path[: len(indent) // 2], key]
         comment, above = ". ".join(filter(None, (above, comment))), ""
-        if not indent:
-            section = f"{key}."
         if value and key not in ("name", "base", "seed"):
-            name = f"{section}{key}" if indent else key
-            found[name] = f"`{value}`" + (f" ({comment})" if comment else "")
+            found[".".join(path)] = f"`{value}`" + (f" ({comment})" if comment else "")
     return found

@@ -21,17 +21,15 @@ import pandas as pd
 from harness import store
 from harness.models import chat
 from reports.load import RunData
+from suites.responses import load_responses
 
 _KEYS = ["prompt", "arm", "step", "sample"]
 
 
 def write(run: RunData, folder: Path) -> list[Path]:
-    """The logs of every arm and snapshot of `run`, in `folder`. Raises Missing for a run without responses."""
-    responses = run.need("responses", ["prompt", "response", "arm", "step", "sample"])
-    extra = run.table("responses", [*_KEYS, "kind", "ended"])
-    known = [name for name in ("kind", "ended") if extra is not None and name in extra]
-    if extra is not None:
-        responses = responses.assign(**{name: extra[name] for name in known})
+    """The logs of every arm and snapshot of `run`, in `folder`. Raises UserError for responses that cannot be read."""
+    responses = load_responses([run.path("responses")])
+    store.writable(folder)
     numbers = {prompt: number for number, prompt in enumerate(responses["prompt"].drop_duplicates(), start=1)}
     judged = {suite: scores for suite in run.suites if (scores := _scores(run, suite))}
     written = []
@@ -50,10 +48,10 @@ def _scores(run: RunData, suite: str) -> dict[tuple[Any, ...], tuple[float | Non
     table = run.table(f"{suite}/responses", [*_KEYS, "label", "score"])
     if table is None or not {*_KEYS, "label", "score"} <= set(table):
         return {}
-    score = pd.to_numeric(table["score"], errors="coerce")
-    rows = zip(*(table[key] for key in _KEYS), score, table["label"], strict=True)
+    step, sample, score = (pd.to_numeric(table[name], errors="coerce") for name in ("step", "sample", "score"))
+    rows = zip(table["prompt"].astype(str), table["arm"].astype(str), step, sample, score, table["label"], strict=True)
     return {
-        (prompt, arm, _step(step), sample): (_number(value), "" if pd.isna(label) else str(label))
+        (prompt, arm, _whole(step), _whole(sample)): (_number(value), str(label))
         for prompt, arm, step, sample, value, label in rows
     }
 
@@ -62,8 +60,7 @@ def _log(
     run: RunData, arm: str, step: int | None, rows: pd.DataFrame, numbers: dict[str, int], judged: dict[str, Any]
 ) -> dict[str, Any]:
     model = arm if step is None else f"{arm}@{step}"
-    created = str(run.about.get("created") or datetime.fromtimestamp(run.path("responses").stat().st_mtime, UTC))
-    created = datetime.fromisoformat(created).astimezone(UTC).isoformat()
+    created = _created(run)
     samples = [_sample(row, model, numbers[row["prompt"]], arm, step, judged) for row in rows.to_dict("records")]
     versions = run.about.get("versions")
     return {
@@ -139,8 +136,17 @@ def _summaries(run: RunData, arm: str, step: int | None) -> Iterator[dict[str, A
         yield {"name": suite, "scorer": suite, "metrics": metrics}
 
 
-def _step(value: Any) -> int | None:
-    return None if pd.isna(value) else int(value)
+def _created(run: RunData) -> str:
+    """When the run began, in ISO 8601; where run.json does not say so, the age of its responses."""
+    try:
+        began = datetime.fromisoformat(str(run.about.get("created")))
+    except ValueError:
+        began = datetime.fromtimestamp(run.path("responses").stat().st_mtime, UTC)
+    return began.astimezone(UTC).isoformat()
+
+
+def _whole(value: Any) -> int | None:
+    return int(value) if pd.notna(value) and math.isfinite(value) else None
 
 
 def _number(value: Any) -> float | None:

@@ -116,9 +116,11 @@ def beside_paper(run: RunData) -> pd.DataFrame:
     settings = run.experiment
     rows = []
     for fact in yaml.safe_load(PAPER.read_text(encoding="utf-8"))["facts"] if settings else []:
-        section, _, key = str(fact.get("ours", "")).partition(".")
-        value = settings.get(section)
-        if isinstance(value, dict) and key in value:
+        *sections, key = str(fact.get("ours", "")).split(".")
+        value: Any = settings
+        for section in sections:
+            value = value.get(section) if isinstance(value, dict) else None
+        if sections and isinstance(value, dict) and key in value:
             own = NO_CLAMP if value[key] is None else _amount(value[key])
             paper = f"{_amount(fact['value'])} {fact['unit']}"
             rows.append({"what": fact["what"], "the paper": paper, "this run": own, "source": fact["source"]})

@@ -29,7 +29,7 @@ def compare(people: pd.DataFrame, model: pd.DataFrame, seed: int) -> tuple[pd.Da
             for writer, table in (("people", people), ("model", model))
         }
         measured, said = diversity.measure(groups, seed)
-        notes += [f"{kind} prompts: {note}" for note in said]
+        notes += [f"{kind} prompts: {note}" for note in said if "not measured" in note]
         for (writer, metric), values in measured.items():
             found = stats.bootstrap_mean(values.values, values.prompts, seed=seed)
             rows.append([kind, writer, metric, found.estimate, found.low, found.high, found.n])

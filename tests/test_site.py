@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,8 @@ def keys(model: Any, prefix: str = "") -> list[str]:
 
 def test_every_key_of_an_experiment_is_in_the_reference(hooks: ModuleType) -> None:
     sections = hooks.experiment_page().split("\n## ")
-    tables = {part.partition("\n")[0].strip("`") if i else "": part for i, part in enumerate(sections)}
+    named = [(re.findall("`([^`]+)`", part.partition("\n")[0]), part) for part in sections[1:]]
+    tables = {"": sections[0]} | {place: part for places, part in named for place in places}
     for key in keys(Experiment):
         place, _, name = key.rpartition(".")
         assert f"\n| `{name}` | " in tables[place], key
@@ -62,7 +64,7 @@ def test_a_key_without_a_description_fails_the_build(hooks: ModuleType) -> None:
         silent: int = 2
 
     with pytest.raises(ValueError, match=r"x\.silent has no description; write a string under it"):
-        list(hooks._section(Undescribed, "x.", {}))
+        list(hooks._section(Undescribed, ["x"], {}))
 
 
 def test_every_command_is_in_the_reference(hooks: ModuleType) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.view import RunFolder
+from harness.cli.view import RunFolder, must_hold_results
 
 
 def export(
@@ -22,17 +22,11 @@ def export(
     """
     from harness import store
     from harness.cli.console import Terminal
-    from harness.errors import UserError
     from reports import inspect_log
-    from reports.load import Missing, RunData
+    from reports.load import RunData
 
+    must_hold_results(run)
     folder = out or run / "inspect"
-    data = RunData(run)
-    try:
-        data.need("responses", ["prompt", "response", "arm", "step", "sample"])
-    except Missing as missing:
-        raise UserError(f"{run}: {missing.what}; give a folder that `cai run` or `cai eval --out` wrote") from missing
-    store.writable(folder)
     with store.disk_space(folder):
-        written = inspect_log.write(data, folder)
+        written = inspect_log.write(RunData(run), folder)
     Terminal(soft_wrap=True).print(f"wrote {len(written)} logs; see them with: inspect view --log-dir {folder}")

@@ -31,7 +31,7 @@ def report(run: RunFolder) -> None:
     if studies:
         _report_of(studies)
         return
-    _must_hold_results(run)
+    must_hold_results(run)
     store.writable(run / "report")
     hold(run)
     with store.disk_space(run):
@@ -85,7 +85,7 @@ def claims(
     from suites import claims as judged
 
     for run in runs:
-        _must_hold_results(run)
+        must_hold_results(run)
     _must_be_of_one_base(runs)
     if len(runs) == 1:
         store.writable(runs[0] / "results")
@@ -179,7 +179,7 @@ def _must_be_of_one_base(runs: list[Path]) -> None:
         )
 
 
-def _must_hold_results(run: Path) -> None:
+def must_hold_results(run: Path) -> None:
     from harness.errors import UserError
 
     if not (run / "results").is_dir():

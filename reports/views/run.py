@@ -42,12 +42,14 @@ def live(run: RunData) -> None:
 
 
 def head(state: State) -> None:
-    at_work = next((stage for stage in state.stages.values() if stage.status == "running"), None)
+    at_work = [stage for stage in state.stages.values() if stage.status == "running"]
+    etas = [stage.eta for stage in at_work if stage.eta is not None]
+    names = at_work[0].name if len(at_work) == 1 else f"{len(at_work)} stages" if at_work else "nothing"
     facts = [
         ("Run", state.status),
         ("Stages done", f"{state.count('done')} of {len(state.stages)}"),
-        ("At work", at_work.name if at_work else "nothing"),
-        ("ETA of the stage", "none" if at_work is None or at_work.eta is None else clock(at_work.eta)),
+        ("At work", names),
+        ("ETA of the stage" if len(at_work) < 2 else "ETA of the last", clock(max(etas)) if etas else "none"),
         ("Since it began", clock((time.time() if state.status == "running" else state.heard) - state.began)),
     ]
     widths = [3 if label == "At work" else 2 for label, _ in facts]  # a stage's name is the longest

@@ -7,6 +7,7 @@ by call, and used itself where it can be imported.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -106,7 +107,9 @@ def test_lm_eval_asks_an_arm_as_the_run_did(tiny_run: Path, published: Callable[
 def test_vllm_serves_a_pm_and_an_arm(tiny_run: Path, published: Callable[[str], Path]) -> None:
     pm, arm = published("pm.rl_cai"), published("sl_cai")
     script = _VLLM.format(pm=str(pm), arm=str(arm), talks=[talk(prompt, chosen) for prompt, chosen, _ in PAIRS])
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=900)
+    one_process = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=one_process, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     scores, prompts, answers = json.loads(done.stdout.splitlines()[-1])
     np.testing.assert_allclose(scores, scores_in_the_run(tiny_run)[:, 0], atol=1e-4)
@@ -120,7 +123,8 @@ import json
 from transformers import AutoTokenizer
 from vllm import LLM, PoolingParams, SamplingParams
 
-talks, small = {talks!r}, dict(dtype="float32", max_model_len=256, enforce_eager=True)
+talks = {talks!r}
+small = dict(dtype="float32", max_model_len=256, enforce_eager=True, kv_cache_memory_bytes=256 << 20)
 tokenizer = AutoTokenizer.from_pretrained({pm!r})
 texts = [tokenizer.apply_chat_template(talk, tokenize=False) for talk in talks]
 pm = LLM({pm!r}, runner="pooling", **small)

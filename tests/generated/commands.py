@@ -208,7 +208,7 @@ def writing(draw: st.DrawFn) -> Case:
 
 @st.composite
 def reading(draw: st.DrawFn) -> Case:
-    """`claims` or `report` on a whole run ("RUN") one of whose files is replaced; the key "RUN/*" says by what."""
+    """`claims`, `report` or `export` on a whole run ("RUN") with one file replaced; the key "RUN/*" says by what."""
     how = draw(st.sampled_from(["json", "table", "bytes", "none"]))
     content = b""
     if how == "json":
@@ -228,8 +228,10 @@ def reading(draw: st.DrawFn) -> Case:
     elif how == "bytes":
         content = draw(st.binary(max_size=40))
     place = str(draw(st.integers(0, 40)))
-    command = draw(st.sampled_from(["claims", "claims", "report"]))
-    return Case([command, "RUN"], {} if how == "none" else {f"RUN/{'run.json' if how == 'json' else place}": content})
+    words = draw(
+        st.sampled_from([["claims", "RUN"], ["claims", "RUN"], ["report", "RUN"], ["export", "RUN", "--out", "OUT"]])
+    )
+    return Case(words, {} if how == "none" else {f"RUN/{'run.json' if how == 'json' else place}": content})
 
 
 @st.composite

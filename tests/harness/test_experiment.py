@@ -105,9 +105,11 @@ NUMBERS = sorted(".".join(path) for path in numbers(Experiment))
 @pytest.mark.parametrize("key", NUMBERS)
 @pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "1.0e+25", "-1.0e+25", "true"])
 def test_no_number_is_infinite_or_beyond_all_bounds(tmp_path: Path, key: str, value: str) -> None:
-    section, _, name = key.rpartition(".")
-    text = f"name: x\n{section}: {{{name}: {value}}}" if section else f"name: x\n{name}: {value}"
-    assert key in fault(tmp_path, text)
+    *sections, name = key.split(".")
+    nested = f"{name}: {value}"
+    for section in reversed(sections):
+        nested = f"{section}: {{{nested}}}"
+    assert key in fault(tmp_path, f"name: x\n{nested}")
 
 
 def test_the_keys_with_numbers_are_found() -> None:

@@ -409,6 +409,15 @@ def test_an_edit_makes_stale_what_reaches_it(
     assert changed(before, after) == direct
 
 
+def test_what_a_key_of_an_experiment_means_changes_nothing() -> None:
+    """The strings under a class's attributes are documentation, as its docstring is."""
+    told = 'class A:\n    """Doc."""\n\n    x: int = 1\n    """What x is."""\n'
+    bare = "class A:\n    x: int = 1\n"
+    other = "class A:\n    x: int = 2\n"
+    dumps = [ast.dump(code._bare(ast.parse(text))) for text in (told, bare, other)]
+    assert dumps[0] == dumps[1] != dumps[2]
+
+
 def test_comments_docstrings_and_annotations_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     texts = [
         'def run(x: int) -> int:\n    """Old."""\n    return helper(x)  # old\n\n\ndef helper(x):\n    return x\n',

@@ -220,10 +220,10 @@ def _events(folder: Path) -> None:
     log = events.Log(folder)
     log.begin({"data": [], "rl_cai": ["data"], "report": ["rl_cai"]})
     for place, name in enumerate(("data", "rl_cai", "report"), start=1):
-        log.stage(name, place, 3)
+        stage = log.stage(name, place, 3)
         for step in (1, 2, 3) if name == "rl_cai" else ():
-            log.advance(step, 3, "PM score")
-            log.row(training_row(step, f"Answer {step}. {HOSTILE}"))
+            stage.advance(step, 3, "PM score")
+            stage.row(training_row(step, f"Answer {step}. {HOSTILE}"))
         log.write("finished", stage=name, seconds=4.0 * place, tokens=800, device="cpu", peak_memory_bytes=2**30)
     log.write("end")
 

@@ -87,3 +87,14 @@ def test_one_run_after_another_can_be_picked(tmp_path: Path, monkeypatch: pytest
         app.sidebar.selectbox[0].set_value(name).run()
         assert app.sidebar.selectbox[0].value == name
         assert app.session_state["run"] == name
+
+
+def test_stages_that_run_at_once_are_counted(
+    at_work: events.StageLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work.log.stage("report", 3, 3).advance(1, 100, "")
+    app = open_page("run", tmp_path, monkeypatch)
+    assert not app.exception
+    facts = {metric.label: metric.value for metric in app.metric}
+    assert facts["At work"] == "2 stages"
+    assert "ETA of the last" in facts

@@ -116,7 +116,7 @@ def test_the_papers_scale_stands_beside_ours(run_folder: Path, tmp_path: Path) -
     ]
     assert rows.loc["clamp of chain-of-thought labels", ["the paper", "this run"]].tolist() == [
         "0.4 to 0.6 probability", "0.4 to 0.6"]  # fmt: skip
-    assert rows.loc["red-team prompts", "the paper"] == "182,831 prompts"
+    assert rows.loc["red-team prompts written by people", "the paper"] == "42,496 prompts"
     (tmp_path / "experiment.yaml").write_text("scale: [")
     torn = RunData(tmp_path)
     assert tables.beside_paper(torn).empty

@@ -46,8 +46,7 @@ def test_a_status_and_the_bars_read_no_markup() -> None:
     with console.status("[/INST] [bold]x"):
         pass
     with Bars(console) as bars:
-        bars.stage("[bold]arm[/INST]", 1, 2)
-        bars.advance(1, 2, "[/x]")
+        bars.stage("[bold]arm[/INST]", 1, 2).advance(1, 2, "[/x]")
         bars.progress.refresh()
     assert "[1/2] [bold]arm[/INST]" in out.getvalue()
 

@@ -123,6 +123,7 @@ ROWS: list[tuple[str, Any, set[str]]] = [
     ("scale.helpful_prompts", 25, {"data"}),
     ("scale.heldout_prompts", 17, {"data"}),
     ("scale.samples_per_prompt", 2, SAMPLES),
+    ("scale.written_prompts", {"chains": 4, "rl": 2}, {"data", "first_answers", "response_pairs"} | RL),
     ("scale.preference_pairs", 33, {"data"}),
     ("scale.gold_pairs", 33, {"data"}),
     ("scale.equal_labels", False, {"data"}),
@@ -267,7 +268,7 @@ def test_a_file_makes_stale_what_declares_it(files: Path, monkeypatch: pytest.Mo
         ROOT / "suites" / "nonevasive_pairs.jsonl": {"judges"},
         ROOT / "suites" / "claims.yaml": {"results"},
         ROOT / "reports" / "paper.yaml": {"report"},
-        ROOT / "reports" / "template.html": {"report"},
+        **{ROOT / "reports" / f"{name}.html": {"report"} for name in ("template", "page", "macros")},
     }
     declared = {Path(file) for stage in planned(experiment(files)) for file in stage.files.values()}
     assert declared == set(rows)

@@ -82,6 +82,7 @@ def test_one_module_turns_text_into_tokens() -> None:
         "harness/models/inert.py",  # that is what it is for
         "harness/models/chat.py",  # the letter a, to see whether BOS comes before it
         "harness/models/checkpoints.py",  # text that no vocabulary has, to see whether it becomes the unknown token
+        "harness/models/outside.py",  # fixed words and no text, to see what it adds by itself
         "harness/cli/compare.py",  # counts tokens
     }
     found = set()

@@ -22,7 +22,7 @@ RAW: dict[str, Any] = {
     "name": "mine",
     "description": "two principles",
     "license": "CC0-1.0",
-    "critique_revision": [{"id": "sl-a", "tags": ["x"], "critique": "What is wrong?", "revision": "Mend it."}],
+    "critique_revision": [{"id": "sl-a", "tags": ["x"], "critique": "What is wrong?", "revision": "Fix it."}],
     "comparison": [{"id": "rl-a", "question": "Which?"}, {"id": "rl-b", "question": "Which one?"}],
     "few_shot": {
         "critique_revision": [CHAIN],

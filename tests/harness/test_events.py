@@ -33,7 +33,7 @@ def learn(work: Work) -> None:
 
 def fall(work: Work) -> None:
     work.progress.advance(1, 4)
-    if not (work.inputs["learned"] / ".." / ".." / ".." / "mended").exists():
+    if not (work.inputs["learned"] / ".." / ".." / ".." / "fixed").exists():
         raise ValueError("no such luck\nsecond line")
     (work.folder / "value.txt").write_text("up again")
 
@@ -65,7 +65,7 @@ def test_a_run_tells_of_its_stages_rows_and_failures(tmp_path: Path) -> None:
     assert [row["step"] for row in first.rows] == [1, 2, 3]
     assert first.rows[1]["loss"] == 0.5  # a number, though numpy's
 
-    (tmp_path / "mended").touch()
+    (tmp_path / "fixed").touch()
     local.execute([example()], tmp_path, seed=0)
     state = events.read(tmp_path)
     assert (state.status, set(statuses(tmp_path).values())) == ("done", {"done"})
@@ -179,7 +179,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then(capsys: pytest.CaptureF
 
 
 def test_events_are_no_artefact_and_change_no_key(tmp_path: Path) -> None:
-    (tmp_path / "mended").touch()
+    (tmp_path / "fixed").touch()
     stage = example()
     local.execute([stage], tmp_path, seed=0)
     assert [item.status for item in graph.plan([stage], tmp_path)] == ["done", "done"]

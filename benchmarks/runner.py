@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from kill_campaign import ROOT, artefacts, command, tiny_experiment
 
@@ -43,12 +44,12 @@ def main() -> int:
     print(f"{'a stage that does nothing':30}{'ms':>8}")
     for what, milliseconds in took.items():
         print(f"{what:30}{milliseconds:8.1f}")
-    found: dict[str, object] = {"stages": args.stages, "milliseconds": took}
+    found: dict[str, Any] = {"stages": args.stages, "milliseconds": took}
     if args.study:
         found["study"] = study(place)
         print(f"{'three seeds':30}{'s':>8}")
         for what in ("local", "ray"):
-            print(f"{what:30}{found['study'][what]:8.0f}")  # type: ignore[index]
+            print(f"{what:30}{found['study'][what]:8.0f}")
     print(json.dumps(found))
     return 0
 

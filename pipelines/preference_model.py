@@ -93,6 +93,7 @@ def evaluate(pm: scorer.PreferenceModel, pairs: pd.DataFrame) -> pd.DataFrame:
 def quality(evaluated: pd.DataFrame, seed: int = 0) -> dict[str, float]:
     """Held-out accuracy with its interval, loss and expected calibration error of a PM."""
     from harness import stats
+    from harness.stats import calibration
 
     accuracy = stats.bootstrap_mean(evaluated["correct"].to_numpy(), evaluated["prompt"].to_numpy(), seed=seed)
     # Pairs are listed chosen first; scored both ways round, calibration is not that of a one-sided test.
@@ -103,7 +104,7 @@ def quality(evaluated: pd.DataFrame, seed: int = 0) -> dict[str, float]:
         "low": accuracy.low,
         "high": accuracy.high,
         "loss": float(evaluated["loss"].mean()),
-        "ece": float(stats.expected_calibration_error(p, y)),
+        "ece": float(calibration.expected_calibration_error(p, y)),
         "n": float(len(evaluated)),
     }
 

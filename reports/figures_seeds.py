@@ -130,11 +130,12 @@ def _drawn_frontier(helpful: pd.DataFrame, harmless: pd.DataFrame) -> tuple[Figu
         x, y = across.loc[arm], up.loc[arm]
         look = {"color": style.colour(arm), "marker": style.marker(arm)}
         axes.errorbar([x["estimate"]], [y["estimate"]], xerr=style.errors(x.to_frame().T), markersize=8,
-                      yerr=style.errors(y.to_frame().T), elinewidth=1.2, capsize=2, **look)  # type: ignore[arg-type]  # fmt: skip
+                      yerr=style.errors(y.to_frame().T), elinewidth=1.2, capsize=2, **look)  # type: ignore[arg-type]  # a dict of mixed values  # fmt: skip
         for each in rows[rows["arm"] == arm].itertuples():
             ends = [x["estimate"], each.estimate_helpful], [y["estimate"], each.estimate_harmless]
             axes.plot(*ends, color=look["color"], linewidth=0.6, alpha=0.6)
-            axes.plot(ends[0][1:], ends[1][1:], linestyle="none", markersize=4, markerfacecolor="white", **look)  # type: ignore[arg-type]
+            last = ends[0][1:], ends[1][1:]
+            axes.plot(*last, linestyle="none", markersize=4, markerfacecolor="white", **look)  # type: ignore[arg-type]  # a dict of mixed values
     axes.set_xlabel("Helpfulness Elo")
     axes.set_ylabel("Harmlessness Elo")
     axes.margins(0.12)

@@ -23,11 +23,10 @@ from harness.stats import (
     Bootstrap,
     Interval,
     bootstrap_mean,
-    calibration_curve,
     cluster_codes,
-    expected_calibration_error,
     resample_counts,
 )
+from harness.stats.calibration import calibration_curve, expected_calibration_error
 from suites.result import SuiteResult, summary_frame
 
 COLUMNS = ["comparison", "question", "asked", "right", "wrong", "right_first", "subset"]

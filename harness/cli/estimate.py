@@ -30,11 +30,15 @@ class Asked:
     price: float | None
     parameters: str | None
     markdown: bool
+    as_json: bool
 
     def check(self, estimate: bool) -> None:
         """Raises UserError for options without --estimate, and for numbers that mean nothing."""
-        if not estimate and (self.rates or self.price is not None or self.parameters or self.gpus != "1"):
-            raise UserError("--gpus, --rate, --price and --parameters belong to --estimate; add it")
+        own = self.rates or self.price is not None or self.parameters or self.gpus != "1" or self.markdown
+        if own and not estimate:
+            raise UserError("--gpus, --rate, --price, --parameters and --markdown belong to --estimate; add it")
+        if self.as_json and self.markdown:
+            raise UserError("--json and --markdown are two formats; leave one out")
         if self.price is not None and not 0 <= self.price < math.inf:
             raise UserError(f"--price {self.price:g}: not the price of a device-hour; give a number of at least 0")
         self.devices()
@@ -183,7 +187,7 @@ def sentences(found: Forecast, rates: Rates) -> list[str]:
     return said + [f"Note: {note}." for note in found.notes]
 
 
-def show(runs: Sequence[tuple[Experiment, tuple[Path, Sequence[Planned]]]], asked: Asked, *, as_json: bool) -> None:
+def show(runs: Sequence[tuple[Experiment, tuple[Path, Sequence[Planned]]]], asked: Asked) -> None:
     """Print a table for each run (an experiment, its folder and its plan) and number of devices, or JSON."""
     from harness.estimate import rates as known
 
@@ -193,7 +197,7 @@ def show(runs: Sequence[tuple[Experiment, tuple[Path, Sequence[Planned]]]], aske
         for experiment, (folder, planned) in runs
         for gpus in asked.devices()
     ]
-    if as_json:
+    if asked.as_json:
         typer.echo(json.dumps([_as_json(each, rates, asked.price) for each in found], indent=2))
         return
     several = len(asked.devices())

@@ -188,7 +188,7 @@ def plan(
     from harness.cli.console import Terminal, styled
     from harness.runner import compute
 
-    asked = estimates.Asked(gpus, rate or (), price, parameters, markdown)
+    asked = estimates.Asked(gpus, rate or (), price, parameters, markdown, as_json)
     asked.check(estimate)
     experiment = experiments.load(experiment_file)
     here = [compute.here()]
@@ -204,7 +204,7 @@ def plan(
         found[folder] = graph.plan(_targets(cell, experiment_file), folder)
         _check_data(cell, found[folder])
     if estimate:
-        estimates.show(list(zip(experiment.cells().values(), found.items(), strict=True)), asked, as_json=as_json)
+        estimates.show(list(zip(experiment.cells().values(), found.items(), strict=True)), asked)
         return
     if as_json:
         rows = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -36,11 +37,16 @@ class Rates:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name != "source" and not (isinstance(value, int | float) and value >= 0 and value == value):
-                raise UserError(f"--rate {field.name}: {value!r} is not a number of at least 0; give one")
-            if field.name not in ("source", "process", "start") and value == 0:
-                raise UserError(f"--rate {field.name}: 0 would take forever; give a positive number")
+            value, name = getattr(self, field.name), field.name
+            if name == "source":
+                continue
+            most = math.inf if name in ("link", "network") else sys.float_info.max
+            if not (isinstance(value, int | float) and 0 <= value <= most):
+                raise UserError(f"--rate {name}: {value!r} is not a finite number of at least 0; give one")
+            if name not in ("process", "start") and value == 0:
+                raise UserError(f"--rate {name}: 0 would take forever; give a positive number")
+        if self.node % 1:
+            raise UserError(f"--rate node: {self.node!r} is not a whole number; give one, such as node=8")
 
 
 MEASURED = {  # what `cai doctor --measure` finds
@@ -97,7 +103,7 @@ def given(words: Sequence[str]) -> Rates:
             f"--rate {names[0]}: unknown; name one of {', '.join(known)}, or give NAME=NUMBER with one of "
             f"{', '.join(NAMES)}"
         )
-    rates, own = known[names[0]] if names else measured(), dict[str, float]()
+    rates, own = known[names[0]] if names else measured(), dict[str, Any]()
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
@@ -110,6 +116,5 @@ def given(words: Sequence[str]) -> Rates:
             raise UserError(f"--rate {name}: {value!r} is no number; give one, such as {name}=1e12") from error
     if not own:
         return rates
-    given: dict[str, Any] = own | ({"node": int(own["node"])} if own.get("node", 0) >= 1 else {})
-    said = ", ".join(f"{name}={value:g}" for name, value in given.items())
-    return replace(rates, **given, source=f"{rates.source}; given: {said}")
+    said = ", ".join(f"{name}={value:g}" for name, value in own.items())
+    return replace(rates, **own, source=f"{rates.source}; given: {said}")

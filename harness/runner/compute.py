@@ -53,12 +53,11 @@ def need(stage: Stage, asked: Compute, nodes: Sequence[Node], workers: int | Non
     else:
         at_once = AT_ONCE if workers is None else -(-workers // len(nodes))
         cpus, gpus = max(1.0, largest.cpus // at_once), 0.0
-    found = Need(
+    return Need(
         cpus=cpus if given.cpus is None else given.cpus,
         gpus=gpus if given.gpus is None else given.gpus,
         memory=given.memory,
     )
-    return found
 
 
 def fits(asked: Need, nodes: Sequence[Node]) -> bool:

@@ -210,7 +210,8 @@ class Ray:
             for folder, what, values in self.mail.get_nowait_batch(self.mail.qsize()):
                 if what == "began":
                     self.node[folder], values = values[0], ()
-                hear(News(tasks[folder], what, values))
+                if folder in tasks:  # the last words of a lost worker may come when its stage was given up
+                    hear(News(tasks[folder], what, values))
 
     def _result(self, reference: Any, task: Task) -> Made | Exception | str:
         """What a task has come to; a line where its worker was lost and another may try."""

@@ -1,4 +1,4 @@
-"""Uncertainty: cluster bootstrap, intervals, calibration, rank correlation, and tests of difference and equivalence.
+"""Uncertainty: cluster bootstrap, intervals, rank correlation, and tests of difference and equivalence.
 
 The independent unit is a cluster, almost always a prompt: its responses are resampled together (Efron and
 Tibshirani 1993, chapter 8). A mean over resampled clusters is a ratio of sums, so resampling is a matrix of counts
@@ -274,42 +274,6 @@ def wilson(k: float, n: float, level: float = 0.95) -> Interval:
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     # Rounding may carry a bound past the estimate where all trials agree.
     return Interval(p, float(max(0.0, min(p, centre - half))), float(min(1.0, max(p, centre + half))), int(n))
-
-
-def _binned(p: ArrayLike, y: ArrayLike, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sums of p and y and the counts in `bins` equal-width bins of p."""
-    predicted, outcome = finite(p, "predicted probability"), finite(y, "outcome")
-    if len(predicted) != len(outcome):
-        raise UserError(f"calibration: {len(predicted)} probabilities for {len(outcome)} outcomes; give one each")
-    for what, column in (("predicted probability", predicted), ("outcome", outcome)):
-        bad = np.flatnonzero((column < 0) | (column > 1))
-        if bad.size:
-            raise UserError(f"{what}: row {bad[0]} is {column[bad[0]]}, outside [0, 1]; give probabilities")
-    index = np.minimum((predicted * bins).astype(int), bins - 1)
-    return (
-        np.bincount(index, predicted, bins),
-        np.bincount(index, outcome, bins),
-        np.bincount(index, minlength=bins),
-    )
-
-
-def expected_calibration_error(p: ArrayLike, y: ArrayLike, bins: int = 10) -> float:
-    """Mean gap between predicted and observed rate over equal-width bins, weighted by their size (Guo et al. 2017)."""
-    predicted, observed, n = _binned(p, y, bins)
-    return float(np.abs(predicted - observed).sum() / n.sum())
-
-
-def calibration_curve(p: ArrayLike, y: ArrayLike, bins: int = 10, level: float = 0.95) -> pd.DataFrame:
-    """Observed rate of y against predicted p, a row for each non-empty bin (the paper's Figure 9).
-
-    Columns: bin_low, bin_high, predicted (mean p), estimate (mean y), low, high (Wilson), n.
-    """
-    predicted, observed, n = _binned(p, y, bins)
-    rows = []
-    for i in np.flatnonzero(n):
-        rate = wilson(observed[i], n[i], level)
-        rows.append([i / bins, (i + 1) / bins, predicted[i] / n[i], rate.estimate, rate.low, rate.high, rate.n])
-    return pd.DataFrame(rows, columns=["bin_low", "bin_high", "predicted", "estimate", "low", "high", "n"])
 
 
 def _weighted_midranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

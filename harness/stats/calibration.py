@@ -1,17 +1,19 @@
-"""Calibration error that over- and under-confidence cannot cancel in, with its bootstrap over clusters.
+"""Calibration: its curve and expected error, and a squared error that over- and under-confidence cannot cancel in.
 
-Answers are put into bins of equal size by confidence. The mean squared gap between confidence and accuracy over the
-bins is biased upwards by the noise of each bin, so the variance of each gap is subtracted (Kumar, Liang and Ma 2019,
-"Verified uncertainty calibration", section 4). The result is below 0 where the gaps are smaller than their noise.
+For the squared error answers are put into bins of equal size by confidence. The mean squared gap between confidence
+and accuracy over the bins is biased upwards by the noise of each bin, so the variance of each gap is subtracted (Kumar,
+Liang and Ma 2019, "Verified uncertainty calibration", section 4). The result is below 0 where the gaps are smaller than
+their noise.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from harness.errors import UserError
-from harness.stats import Bootstrap, Labels, cluster_codes, finite, resample_counts
+from harness.stats import Bootstrap, Labels, cluster_codes, finite, resample_counts, wilson
 
 BINS = 10
 
@@ -46,3 +48,39 @@ def squared_calibration_error(
     bias = np.concatenate([noise[None], np.repeat(2 * noise[None], len(drawn), axis=0)])
     squared = (sizes * (gaps**2 - bias)).sum(axis=1) / sizes.sum(axis=1)
     return Bootstrap(float(squared[0]), squared[1:], n)
+
+
+def _binned(p: ArrayLike, y: ArrayLike, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sums of p and y and the counts in `bins` equal-width bins of p."""
+    predicted, outcome = finite(p, "predicted probability"), finite(y, "outcome")
+    if len(predicted) != len(outcome):
+        raise UserError(f"calibration: {len(predicted)} probabilities for {len(outcome)} outcomes; give one each")
+    for what, column in (("predicted probability", predicted), ("outcome", outcome)):
+        bad = np.flatnonzero((column < 0) | (column > 1))
+        if bad.size:
+            raise UserError(f"{what}: row {bad[0]} is {column[bad[0]]}, outside [0, 1]; give probabilities")
+    index = np.minimum((predicted * bins).astype(int), bins - 1)
+    return (
+        np.bincount(index, predicted, bins),
+        np.bincount(index, outcome, bins),
+        np.bincount(index, minlength=bins),
+    )
+
+
+def expected_calibration_error(p: ArrayLike, y: ArrayLike, bins: int = 10) -> float:
+    """Mean gap between predicted and observed rate over equal-width bins, weighted by their size (Guo et al. 2017)."""
+    predicted, observed, n = _binned(p, y, bins)
+    return float(np.abs(predicted - observed).sum() / n.sum())
+
+
+def calibration_curve(p: ArrayLike, y: ArrayLike, bins: int = 10, level: float = 0.95) -> pd.DataFrame:
+    """Observed rate of y against predicted p, a row for each non-empty bin (the paper's Figure 9).
+
+    Columns: bin_low, bin_high, predicted (mean p), estimate (mean y), low, high (Wilson), n.
+    """
+    predicted, observed, n = _binned(p, y, bins)
+    rows = []
+    for i in np.flatnonzero(n):
+        rate = wilson(observed[i], n[i], level)
+        rows.append([i / bins, (i + 1) / bins, predicted[i] / n[i], rate.estimate, rate.low, rate.high, rate.n])
+    return pd.DataFrame(rows, columns=["bin_low", "bin_high", "predicted", "estimate", "low", "high", "n"])

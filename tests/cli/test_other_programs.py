@@ -65,7 +65,8 @@ def test_rewardbench_reads_a_pm_as_the_run_did(tiny_run: Path, published: Callab
 
 
 def test_rewardbench_itself(tiny_run: Path, published: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    rewardbench = pytest.importorskip("rewardbench", exc_type=ImportError)
+    why = "rewardbench is not installed, or does not import beside these versions of its own dependencies"
+    rewardbench = pytest.importorskip("rewardbench", reason=why, exc_type=ImportError)
     from transformers import BatchEncoding
 
     folder = published("pm.rl_cai")
@@ -84,7 +85,7 @@ def test_rewardbench_itself(tiny_run: Path, published: Callable[[str], Path], mo
 
 def test_lm_eval_asks_an_arm_as_the_run_did(tiny_run: Path, published: Callable[[str], Path]) -> None:
     """lm-eval's log-likelihood of an answer, with --apply_chat_template, is that of the arm in the run."""
-    pytest.importorskip("lm_eval")
+    pytest.importorskip("lm_eval", reason="lm_eval is not installed; `tox -e outside` has it")
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 

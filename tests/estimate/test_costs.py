@@ -119,13 +119,17 @@ def test_a_users_own_stage_is_said_to_be_unknown(cai: Cai, tiny_experiment: Path
         (["--estimate", "--rate", "abacus"], "name one of h100"),
         (["--estimate", "--rate", "speed=3"], "no such rate; choose from read"),
         (["--estimate", "--rate", "read=fast"], "'fast' is no number"),
-        (["--estimate", "--rate", "read=-1"], "read: -1.0 is not a number of at least 0"),
+        (["--estimate", "--rate", "read=-1"], "read: -1.0 is not a finite number of at least 0"),
         (["--estimate", "--rate", "read=nan"], "read: nan"),
         (["--estimate", "--rate", "read=0"], "0 would take forever"),
+        *((["--estimate", "--rate", f"{name}=inf"], f"{name}: inf") for name in ("read", "memory", "node")),
+        (["--estimate", "--rate", "node=0.5"], "node: 0.5 is not a whole number"),
         (["--estimate", "--rate", "h100", "--rate", "h100"], "named already"),
         (["--estimate", "--parameters", "big"], "--parameters big: not a size"),
         (["--estimate", "--parameters", "-7B"], "not the size of a model"),
         (["--price", "2"], "belong to --estimate"),
+        (["--markdown"], "belong to --estimate"),
+        (["--estimate", "--json", "--markdown"], "--json and --markdown"),
     ],
 )
 def test_bad_options_are_one_line(cai: Cai, tiny_experiment: Path, options: list[str], said: str) -> None:

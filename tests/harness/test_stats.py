@@ -20,7 +20,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from harness import stats
 from harness.errors import UserError
-from harness.stats import Bootstrap
+from harness.stats import Bootstrap, calibration
 
 LEVELS = st.floats(0.5, 0.999)
 PROBABILITIES = st.floats(0, 1, allow_nan=False)
@@ -210,8 +210,8 @@ def test_calibration_error_is_the_plain_loop(p: np.ndarray, bins: int, data: st.
     y = data.draw(arrays(np.float64, len(p), elements=st.sampled_from([0.0, 1.0])))
     place = np.minimum(np.floor(p * bins), bins - 1)
     error = sum(abs(p[place == b].mean() - y[place == b].mean()) * (place == b).mean() for b in np.unique(place))
-    assert stats.expected_calibration_error(p, y, bins) == pytest.approx(error, abs=1e-12)
-    curve = stats.calibration_curve(p, y, bins)
+    assert calibration.expected_calibration_error(p, y, bins) == pytest.approx(error, abs=1e-12)
+    curve = calibration.calibration_curve(p, y, bins)
     assert curve["n"].sum() == len(p)
     assert (curve["estimate"] * curve["n"]).sum() == pytest.approx(y.sum())
     assert ((curve["low"] <= curve["estimate"] + 1e-12) & (curve["estimate"] <= curve["high"] + 1e-12)).all()
@@ -222,8 +222,8 @@ def test_calibrated_labels_have_little_error_and_overconfident_ones_much() -> No
     rng = np.random.default_rng(11)
     p = rng.uniform(size=20_000)
     y = (rng.uniform(size=p.size) < p).astype(float)
-    assert stats.expected_calibration_error(p, y) < 0.02
-    assert stats.expected_calibration_error(np.round(p), y) > 0.2
+    assert calibration.expected_calibration_error(p, y) < 0.02
+    assert calibration.expected_calibration_error(np.round(p), y) > 0.2
 
 
 # ---------------------------------------------------------------- tests
@@ -286,7 +286,7 @@ def test_non_finite_input_names_its_row(bad: float) -> None:
     for call in (
         lambda: stats.bootstrap_difference([1.0, 2.0], None, values, None),
         lambda: stats.spearman_bootstrap(values, [1.0, 2.0, 3.0, 4.0]),
-        lambda: stats.expected_calibration_error(values, [0, 1, 0, 1]),
+        lambda: calibration.expected_calibration_error(values, [0, 1, 0, 1]),
         lambda: stats.holm(values),
     ):
         with pytest.raises(UserError, match="row 2 is"):
@@ -303,8 +303,8 @@ def test_non_finite_input_names_its_row(bad: float) -> None:
         (lambda: stats.wilson(0, 0), "impossible"),
         (lambda: stats.holm([0.5, 1.5]), "outside"),
         (lambda: stats.spearman_bootstrap([1.0, 2.0], [1.0]), "2 values of x for 1 of y"),
-        (lambda: stats.expected_calibration_error([0.5, 1.5], [0, 1]), "row 1 is 1.5"),
-        (lambda: stats.calibration_curve([0.5], [0, 1]), "1 probabilities for 2 outcomes"),
+        (lambda: calibration.expected_calibration_error([0.5, 1.5], [0, 1]), "row 1 is 1.5"),
+        (lambda: calibration.calibration_curve([0.5], [0, 1]), "1 probabilities for 2 outcomes"),
     ],
 )
 def test_bad_input_is_one_clear_line(call, message: str) -> None:

@@ -87,7 +87,7 @@ def test_the_report_is_made_and_holds_it_as_text(nasty_run: tuple[Path, str]) ->
 
 
 def test_every_page_opens_and_shows_it_as_text(nasty_run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("streamlit")
+    pytest.importorskip("streamlit", reason="streamlit is not installed: pip install 'cai-harness[dashboard]'")
     from tests.reports.test_pages import PAGES, open_page
 
     folder, arm = nasty_run

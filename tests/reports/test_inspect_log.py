@@ -95,7 +95,7 @@ def test_a_conversation_is_messages_and_a_cut_answer_says_so(run: Path, tmp_path
 
 
 def test_inspect_itself_reads_the_logs(run: Path, tmp_path: Path) -> None:
-    inspect = pytest.importorskip("inspect_ai.log")
+    inspect = pytest.importorskip("inspect_ai.log", reason="inspect_ai is not installed; `tox -e outside` has it")
     inspect_log.write(RunData(run), tmp_path / "out")
     found = inspect.list_eval_logs(str(tmp_path / "out"))
     assert len(found) == 8

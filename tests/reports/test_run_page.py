@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("streamlit")
+pytest.importorskip("streamlit", reason="streamlit is not installed: pip install 'cai-harness[dashboard]'")
 
 from harness import events
 from tests.reports.conftest import HOSTILE, training_row

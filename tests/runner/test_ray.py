@@ -22,7 +22,7 @@ from harness.experiment import Compute, Need
 from harness.graph import Silent, Stage, Work
 from harness.models.identity import identity
 from harness.runner import local, ray
-from harness.runner.schedule import Run
+from harness.runner.schedule import News, Run
 from harness.runner.work import Task
 from tests.runner.support import NEEDS_RAY
 from tests.runner.test_schedule import task_of
@@ -127,12 +127,12 @@ def test_a_stage_that_loses_every_worker_ends_in_one_line(tmp_path: Path) -> Non
 @pytest.mark.parametrize("how", ["user", "other", "exit"])
 def test_an_error_in_a_worker_is_the_one_that_it_would_be_here(tmp_path: Path, how: str) -> None:
     stage = Stage("s", fall, {"how": how})
-    with pytest.raises(Exception) as there:  # noqa: PT011  compared below
+    with pytest.raises(Exception) as there:  # noqa: PT011  of any kind: the two are compared below
         on_ray([stage], tmp_path / "ray")
     if how == "exit":
         assert type(there.value).__name__ == "SystemExit"
         return
-    with pytest.raises(Exception) as here:  # noqa: PT011
+    with pytest.raises(Exception) as here:  # noqa: PT011  as above
         local.execute([stage], tmp_path / "local", seed=0)
     assert type(there.value).__name__ == type(here.value).__name__
     assert str(there.value) == str(here.value).splitlines()[0]
@@ -256,3 +256,16 @@ def test_no_cluster_at_an_address_is_one_line(tiny_experiment: Path, tmp_path: P
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: --address 127.0.0.1:1: no Ray cluster there")
     assert "Traceback" not in done.stderr
+
+
+@marked
+def test_what_a_lost_worker_sent_late_is_left(tmp_path: Path) -> None:
+    """A worker's last words may come when its stage has been given up, and another is at work."""
+    runner = ray.Ray(Compute(), [])
+    try:
+        runner.mail.put((tmp_path / "given-up", "advance", (1, 2, "")))
+        heard: list[News] = []
+        runner._pass_on(heard.append)
+        assert heard == []
+    finally:
+        runner.close()

@@ -95,7 +95,9 @@ def test_locally_stages_come_in_the_order_of_the_plan(tmp_path: Path) -> None:
 
 def test_after_an_error_those_at_work_end_and_none_begins(tmp_path: Path) -> None:
     bad, good = Stage("a-bad", fall), Stage("good", write, {"value": 1})
-    stages = [bad, good, Stage("after-good", write, {"value": 2}, {"good": good}), Stage("after-bad", write, {"value": 3}, {"bad": bad})]  # fmt: skip  # noqa: E501
+    after_good = Stage("after-good", write, {"value": 2}, {"good": good})
+    after_bad = Stage("after-bad", write, {"value": 3}, {"bad": bad})
+    stages = [bad, good, after_good, after_bad]
     runner = AnyOrder(lambda n: 0)
     with pytest.raises(UserError, match="no such luck"):
         schedule.execute([Run(stages, tmp_path, 0)], runner)

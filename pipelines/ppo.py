@@ -132,7 +132,8 @@ class _Run:
             if update % config.checkpoint_every == 0 or update == config.updates:
                 self.checkpoint()
             on_update(self.log[-1])
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()  # and not end_training, which would end the workers' process group too
         checkpoints.save(
             self.policy.merge_and_unload() if self.adapter else self.policy, self.tokenizer, self.out / "model"
         )

@@ -33,6 +33,7 @@ from harness.runner.compute import Node
 from harness.runner.schedule import News, Run
 from harness.runner.work import Made, Task, carry_out
 
+TRAININGS = ("sft", "pm", "rl")  # kinds of stages
 RETRIES = 3  # of a stage whose worker was lost
 EVERY = 0.5  # seconds between two reports of a worker's progress
 VISIBLE = 90.0  # seconds that a network file system may take to show a node what another has written
@@ -162,6 +163,7 @@ class Ray:
         self.marked: set[Path] = set()  # runs' folders that hold the token
         self.lost: Counter[Path] = Counter()  # by the stage's folder
         self.node: dict[Path, str] = {}  # where a stage was last seen
+        self.groups: dict[Path, Any] = {}  # placement groups of stages that have several workers
         self.remote = ray.remote(max_retries=0)(_work)
         environment = {name: os.environ[name] for name in (TRUST, "HF_HUB_DISABLE_TELEMETRY") if name in os.environ}
         self.driver = Driver(uuid.uuid4().hex, store.versions(), code.sources(), environment)
@@ -177,7 +179,6 @@ class Ray:
         if module.__name__.split(".")[0] not in code.PACKAGES:  # a user's own file: no worker could import it
             ray.cloudpickle.register_pickle_by_value(module)
         alone = replace(task, item=replace(task.item, stage=replace(task.item.stage, inputs={})))
-        where = {"num_cpus": need.cpus, "num_gpus": need.gpus, "memory": int((need.memory or 0) * 2**30) or None}
         try:
             given = ray.put((alone, self.driver))
         except TypeError as error:
@@ -185,7 +186,37 @@ class Ray:
                 f"{task.name}: cannot be sent to a worker ({one_line(error)}); keep what cannot be pickled (locks, "
                 "open files) out of the file's top level"
             ) from error
-        self.at_work[self.remote.options(**where).remote(given, self.mail)] = task
+        self.at_work[self.remote.options(**self._place(task)).remote(given, self.mail)] = task
+
+    def _place(self, task: Task) -> dict[str, Any]:
+        """Where the stage runs, as Ray's options.
+
+        Several workers that share a stage's rows are reserved at once, so that two stages cannot wait for each other's:
+        its own process is one of them, which has the group's first bundle. Trainings take nothing here, since Ray Train
+        reserves their workers itself, as one group too.
+        """
+        from ray.util.placement_group import placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        kind = task.item.stage.kind
+        need = compute.need(task.item.stage, self.asked, self.nodes, self.workers)
+        memory = int((need.memory or 0) * 2**30)
+        where: dict[str, Any] = {"num_cpus": need.cpus, "num_gpus": need.gpus, "memory": memory or None}
+        if need.workers == 1:
+            return where
+        if kind in TRAININGS:
+            return {"num_cpus": 0, "num_gpus": 0}
+        each = {name: n for name, n in (("CPU", need.cpus), ("GPU", need.gpus), ("memory", memory)) if n}
+        group = self.groups[task.item.folder] = placement_group([each] * (need.workers or 1), strategy="PACK")
+        return where | {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, 0)}
+
+    def _leave(self, task: Task) -> None:
+        """Give back the workers of a stage that has ended; what runs on them is stopped."""
+        from ray.util.placement_group import remove_placement_group
+
+        group = self.groups.pop(task.item.folder, None)
+        if group is not None:
+            remove_placement_group(group)
 
     def wait(self, hear: Callable[[News], None]) -> tuple[Task, Made | Exception]:
         import ray
@@ -195,6 +226,7 @@ class Ray:
             self._pass_on(hear)
             if ended:
                 task = self.at_work.pop(ended[0])
+                self._leave(task)
                 made = self._result(ended[0], task)
                 if isinstance(made, Made | Exception):
                     return task, made
@@ -251,6 +283,8 @@ class Ray:
                 ray.cancel(reference, recursive=False)
             if self.at_work:
                 ray.wait(list(self.at_work), num_returns=len(self.at_work), timeout=5)
+            for task in self.at_work.values():
+                self._leave(task)
             self.mail.shutdown(force=True)
 
 

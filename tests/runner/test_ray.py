@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -73,6 +74,20 @@ def fall(work: Work) -> None:
     if work.settings.how == "exit":
         sys.exit("no")
     raise ZeroDivisionError("nothing\nto divide by")
+
+
+def reserve(work: Work) -> None:
+    """Notes the group that its process is in."""
+    import ray as library
+    from ray.util import get_current_placement_group, placement_group_table
+
+    group = get_current_placement_group()
+    if group is None:
+        cpus = library.get_runtime_context().get_assigned_resources().get("CPU", 0)
+        (work.folder / "value.txt").write_text(f"no group, {cpus:g} CPUs")
+        return
+    state = placement_group_table(group)["state"]
+    (work.folder / "value.txt").write_text(f"{group.bundle_count} of {state}")
 
 
 def slow(work: Work) -> None:
@@ -157,6 +172,32 @@ def test_ctrl_c_stops_the_workers_and_keeps_what_they_had(tmp_path: Path) -> Non
     assert events.read(tmp_path).status == "stopped"
     with store.locked(partial.parent, wait=10):  # no worker has it any more
         pass
+
+
+def groups() -> list[str]:
+    """States of the placement groups that have not been removed."""
+    from ray.util import placement_group_table
+
+    return [found["state"] for found in placement_group_table().values() if found["state"] != "REMOVED"]
+
+
+@marked
+@pytest.mark.parametrize("how", ["well", "user", "lost"])
+def test_a_stage_of_several_workers_has_them_all_and_leaves_them(tmp_path: Path, how: str) -> None:
+    function = {"well": reserve, "user": fall, "lost": die}[how]
+    stages = [Stage(me, function, {"how": how, "deaths": 1}, kind="score") for me in "ab"]
+    asked = Compute(score=Need(workers=2, cpus=1))  # the cluster of the tests may have two cores: one after the other
+    with contextlib.nullcontext() if how != "user" else pytest.raises(UserError, match="the disk is full"):
+        found = on_ray(stages, tmp_path, asked=asked)
+        if how == "well":
+            assert {(folder / "value.txt").read_text() for folder in found.values()} == {"2 of CREATED"}
+    assert groups() == []
+
+
+@marked
+def test_a_training_of_several_workers_leaves_them_to_ray_train(tmp_path: Path) -> None:
+    found = on_ray([Stage("s", reserve, kind="pm")], tmp_path, asked=Compute(pm=Need(workers=2, cpus=1)))
+    assert (found["s"] / "value.txt").read_text() == "no group, 0 CPUs"
 
 
 @marked

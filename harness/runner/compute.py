@@ -41,8 +41,8 @@ def here() -> Node:
 def need(stage: Stage, asked: Compute, nodes: Sequence[Node], workers: int | None = None) -> Need:
     """What each worker of `stage` gets: what the experiment asks for its kind, and for the rest a share of a node.
 
-    Where there are GPUs, a worker of a stage that loads a model has one, and its share of the node's cores. Without GPUs
-    a node's cores are shared by `AT_ONCE` workers, or by `workers` on all nodes. Tables and figures have one core.
+    Where there are GPUs, a worker of a stage that loads a model has one, and its share of the node's cores. Without
+    GPUs a node's cores are shared by `AT_ONCE` workers, or by `workers` on all nodes. Tables and figures have one core.
     """
     given = getattr(asked, stage.kind)
     together = given.workers or 1
@@ -80,9 +80,9 @@ def check(stages: Sequence[Stage], asked: Compute, nodes: Sequence[Node], worker
             there = "; ".join(
                 f"{n.name}: {n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory / 2**30:.0f} GiB" for n in nodes[:4]
             )
+            none = "no machine has" if found.workers == 1 else "the machines have not"
             raise UserError(
-                f"compute.{stage.kind}: {told(found)} asked, and "
-                f"{'no machine has' if found.workers == 1 else 'the machines have not'} that ({there}); ask for less, or "
+                f"compute.{stage.kind}: {told(found)} asked, and {none} that ({there}); ask for less, or "
                 "start Ray on larger ones"
             )
 

@@ -174,7 +174,6 @@ class Ray:
         if task.run not in self.marked:
             store.write_text(task.run / TOKEN, self.driver.token)
             self.marked.add(task.run)
-        need = compute.need(task.item.stage, self.asked, self.nodes, self.workers)
         module = sys.modules[task.item.stage.function.__module__]
         if module.__name__.split(".")[0] not in code.PACKAGES:  # a user's own file: no worker could import it
             ray.cloudpickle.register_pickle_by_value(module)

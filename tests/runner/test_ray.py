@@ -22,7 +22,7 @@ from harness.errors import UserError
 from harness.experiment import Compute, Need
 from harness.graph import Silent, Stage, Work
 from harness.models.identity import identity
-from harness.runner import local, ray
+from harness.runner import local, ray, ray_worker
 from harness.runner.schedule import News, Run
 from harness.runner.work import Task
 from tests.runner.support import NEEDS_RAY
@@ -227,25 +227,25 @@ def test_more_than_the_cluster_has_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def checked(tmp_path: Path, tiny_model: Path) -> tuple[Task, ray.Driver]:
+def checked(tmp_path: Path, tiny_model: Path) -> tuple[Task, ray_worker.Driver]:
     """A task, and a driver that is as this process is."""
     (tmp_path / "data.txt").write_text("x")
     stage = Stage("s", slow, files={"table": tmp_path / "data.txt"}, models={"base": str(tiny_model)})
-    (tmp_path / "run" / ray.TOKEN).parent.mkdir()
-    (tmp_path / "run" / ray.TOKEN).write_text("token")
+    (tmp_path / "run" / ray_worker.TOKEN).parent.mkdir()
+    (tmp_path / "run" / ray_worker.TOKEN).write_text("token")
     task = task_of(stage, tmp_path / "run")
-    return task, ray.Driver("token", store.versions(), code.sources(), {})
+    return task, ray_worker.Driver("token", store.versions(), code.sources(), {})
 
 
-def test_a_node_that_is_as_the_driver_passes(checked: tuple[Task, ray.Driver]) -> None:
-    ray._check(*checked, "n1")
+def test_a_node_that_is_as_the_driver_passes(checked: tuple[Task, ray_worker.Driver]) -> None:
+    ray_worker.check(*checked, "n1")
 
 
 def test_what_differs_on_a_node_is_said_with_its_name(
-    checked: tuple[Task, ray.Driver], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    checked: tuple[Task, ray_worker.Driver], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     task, driver = checked
-    monkeypatch.setattr(ray, "VISIBLE", 0.05)
+    monkeypatch.setattr(ray_worker, "VISIBLE", 0.05)
     older = {**driver.versions, "torch": "1.0"}
     model = str(task.item.stage.models["base"])
     for other, said in (
@@ -260,14 +260,14 @@ def test_what_differs_on_a_node_is_said_with_its_name(
         ),
     ):
         with pytest.raises(UserError, match=said):
-            ray._check(task, other, "n1")
+            ray_worker.check(task, other, "n1")
     with pytest.raises(UserError, match=f"node n1: model {model} is folder:.*, for the driver folder:x; fetch"):
-        ray._check(replace(task, identities={"base": "folder:x"}), driver, "n1")
+        ray_worker.check(replace(task, identities={"base": "folder:x"}), driver, "n1")
     with pytest.raises(UserError, match=r"node n1: .*nowhere is not there"):
-        ray._check(replace(task, inputs={"data": tmp_path / "nowhere"}), driver, "n1")
+        ray_worker.check(replace(task, inputs={"data": tmp_path / "nowhere"}), driver, "n1")
     (tmp_path / "data.txt").unlink()
     with pytest.raises(UserError, match=r"node n1: \S+data\.txt: not found, which the driver has"):
-        ray._check(task, driver, "n1")
+        ray_worker.check(task, driver, "n1")
     assert identity(model) == task.identities["base"]
 
 

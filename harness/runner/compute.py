@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import ge
 from pathlib import Path
 
 from harness.errors import UserError
@@ -39,21 +39,23 @@ def here() -> Node:
 
 
 def need(stage: Stage, asked: Compute, nodes: Sequence[Node], workers: int | None = None) -> Need:
-    """What `stage` gets: what the experiment asks for its kind, and for the rest a share of a node.
+    """What each worker of `stage` gets: what the experiment asks for its kind, and for the rest a share of a node.
 
-    Where there are GPUs, a stage that loads a model has one, and its share of the node's cores. Without GPUs a node's
-    cores are shared by `AT_ONCE` stages, or by `workers` on all nodes. Tables and figures have one core.
+    Where there are GPUs, a worker of a stage that loads a model has one, and its share of the node's cores. Without
+    GPUs a node's cores are shared by `AT_ONCE` workers, or by `workers` on all nodes. Tables and figures have one core.
     """
     given = getattr(asked, stage.kind)
+    together = given.workers or 1
     largest = max(nodes, key=lambda node: (node.gpus, node.cpus))
     if stage.kind == "table":
         cpus, gpus = 1.0, 0.0
     elif largest.gpus:
         cpus, gpus = max(1.0, largest.cpus // largest.gpus), 1.0
     else:
-        at_once = AT_ONCE if workers is None else -(-workers // len(nodes))
+        at_once = AT_ONCE if workers is None else -(-max(workers, together) // len(nodes))
         cpus, gpus = max(1.0, largest.cpus // at_once), 0.0
     return Need(
+        workers=together,
         cpus=cpus if given.cpus is None else given.cpus,
         gpus=gpus if given.gpus is None else given.gpus,
         memory=given.memory,
@@ -61,9 +63,13 @@ def need(stage: Stage, asked: Compute, nodes: Sequence[Node], workers: int | Non
 
 
 def fits(asked: Need, nodes: Sequence[Node]) -> bool:
-    """Whether one of the machines has all that is asked for."""
-    least = (asked.cpus or 0, asked.gpus or 0, (asked.memory or 0) * 2**30)
-    return any(all(map(ge, (node.cpus, node.gpus, node.memory), least)) for node in nodes)
+    """Whether the machines have all that is asked for, each worker on one of them and all workers at once."""
+
+    def room(node: Node) -> float:
+        there = ((node.cpus, asked.cpus), (node.gpus, asked.gpus), (node.memory / 2**30, asked.memory))
+        return min((have / need for have, need in there if need), default=math.inf)
+
+    return sum(room(node) // 1 for node in nodes) >= (asked.workers or 1)
 
 
 def check(stages: Sequence[Stage], asked: Compute, nodes: Sequence[Node], workers: int | None = None) -> None:
@@ -74,13 +80,15 @@ def check(stages: Sequence[Stage], asked: Compute, nodes: Sequence[Node], worker
             there = "; ".join(
                 f"{n.name}: {n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory / 2**30:.0f} GiB" for n in nodes[:4]
             )
+            none = "no machine has" if found.workers == 1 else "the machines have not"
             raise UserError(
-                f"compute.{stage.kind}: {told(found)} asked, and no machine has that ({there}); ask for less, or "
+                f"compute.{stage.kind}: {told(found)} asked, and {none} that ({there}); ask for less, or "
                 "start Ray on larger ones"
             )
 
 
 def told(need: Need) -> str:
-    """ "1 CPU", "1 GPU, 8 CPUs, 64 GiB"."""
+    """ "1 CPU", "1 GPU, 8 CPUs, 64 GiB", "2 x (1 GPU, 8 CPUs)"."""
     parts = [f"{n:g} {what}{'' if n == 1 else 's'}" for n, what in ((need.gpus, "GPU"), (need.cpus, "CPU")) if n]
-    return ", ".join([*parts, *([f"{need.memory:g} GiB"] if need.memory else [])]) or "nothing"
+    each = ", ".join([*parts, *([f"{need.memory:g} GiB"] if need.memory else [])]) or "nothing"
+    return f"{need.workers} x ({each})" if (need.workers or 1) > 1 else each

@@ -9,35 +9,30 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import sys
-import time
-import traceback
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import code, manifest, store
+from harness import code, store
 from harness.errors import UserError, one_line
 from harness.experiment import Compute
 from harness.graph import Watcher, in_order
 from harness.models.checkpoints import TRUST
-from harness.models.identity import identity
 from harness.runner import compute, schedule
 from harness.runner.compute import Node
+from harness.runner.ray_worker import EVERY, SAME, TOKEN, Driver, Failed, finished, until, work
 from harness.runner.schedule import News, Run
-from harness.runner.work import Made, Task, carry_out
+from harness.runner.work import Made, Task
 
+TRAININGS = ("sft", "pm", "rl")  # kinds of stages
 RETRIES = 3  # of a stage whose worker was lost
-EVERY = 0.5  # seconds between two reports of a worker's progress
-VISIBLE = 90.0  # seconds that a network file system may take to show a node what another has written
 _NONE_THERE = "no Ray cluster there; start one with `ray start --head`, or correct the address"
-TOKEN = ".driver"  # a file in the run's folder by which a worker knows that it sees the driver's
 
 
 def execute(
@@ -123,32 +118,6 @@ def _nodes() -> list[Node]:
     ]
 
 
-@dataclass(frozen=True)
-class Driver:
-    """What a worker holds itself against: whether it is of the same installation and sees the same run."""
-
-    token: str
-    versions: Mapping[str, str]
-    sources: str
-    environment: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Failed:
-    """An error in a worker: a UserError, or one of another kind with its traceback."""
-
-    said: str
-    kind: str = ""
-    trace: str = ""
-
-    def error(self) -> Exception:
-        if not self.kind:
-            return UserError(self.said)
-        error = type(self.kind, (Exception,), {})(self.said)  # itself it may not be pickled
-        error.add_note(self.trace)
-        return error
-
-
 class Ray:
     """A `schedule.Runner`: each stage is a task of Ray's."""
 
@@ -162,7 +131,8 @@ class Ray:
         self.marked: set[Path] = set()  # runs' folders that hold the token
         self.lost: Counter[Path] = Counter()  # by the stage's folder
         self.node: dict[Path, str] = {}  # where a stage was last seen
-        self.remote = ray.remote(max_retries=0)(_work)
+        self.groups: dict[Path, Any] = {}  # placement groups of stages that have several workers
+        self.remote = ray.remote(max_retries=0)(work)
         environment = {name: os.environ[name] for name in (TRUST, "HF_HUB_DISABLE_TELEMETRY") if name in os.environ}
         self.driver = Driver(uuid.uuid4().hex, store.versions(), code.sources(), environment)
 
@@ -172,12 +142,10 @@ class Ray:
         if task.run not in self.marked:
             store.write_text(task.run / TOKEN, self.driver.token)
             self.marked.add(task.run)
-        need = compute.need(task.item.stage, self.asked, self.nodes, self.workers)
         module = sys.modules[task.item.stage.function.__module__]
         if module.__name__.split(".")[0] not in code.PACKAGES:  # a user's own file: no worker could import it
             ray.cloudpickle.register_pickle_by_value(module)
         alone = replace(task, item=replace(task.item, stage=replace(task.item.stage, inputs={})))
-        where = {"num_cpus": need.cpus, "num_gpus": need.gpus, "memory": int((need.memory or 0) * 2**30) or None}
         try:
             given = ray.put((alone, self.driver))
         except TypeError as error:
@@ -185,7 +153,37 @@ class Ray:
                 f"{task.name}: cannot be sent to a worker ({one_line(error)}); keep what cannot be pickled (locks, "
                 "open files) out of the file's top level"
             ) from error
-        self.at_work[self.remote.options(**where).remote(given, self.mail)] = task
+        self.at_work[self.remote.options(**self._place(task)).remote(given, self.mail)] = task
+
+    def _place(self, task: Task) -> dict[str, Any]:
+        """Where the stage runs, as Ray's options.
+
+        Several workers that share a stage's rows are reserved at once, so that two stages cannot wait for each other's:
+        its own process is one of them, which has the group's first bundle. Trainings take nothing here, since Ray Train
+        reserves their workers itself, as one group too.
+        """
+        from ray.util.placement_group import placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        kind = task.item.stage.kind
+        need = compute.need(task.item.stage, self.asked, self.nodes, self.workers)
+        memory = int((need.memory or 0) * 2**30)
+        where: dict[str, Any] = {"num_cpus": need.cpus, "num_gpus": need.gpus, "memory": memory or None}
+        if need.workers == 1:
+            return where
+        if kind in TRAININGS:
+            return {"num_cpus": 0, "num_gpus": 0}
+        each = {name: n for name, n in (("CPU", need.cpus), ("GPU", need.gpus), ("memory", memory)) if n}
+        group = self.groups[task.item.folder] = placement_group([each] * (need.workers or 1), strategy="PACK")
+        return where | {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, 0)}
+
+    def _leave(self, task: Task) -> None:
+        """Give back the workers of a stage that has ended; what runs on them is stopped."""
+        from ray.util.placement_group import remove_placement_group
+
+        group = self.groups.pop(task.item.folder, None)
+        if group is not None:
+            remove_placement_group(group)
 
     def wait(self, hear: Callable[[News], None]) -> tuple[Task, Made | Exception]:
         import ray
@@ -195,6 +193,7 @@ class Ray:
             self._pass_on(hear)
             if ended:
                 task = self.at_work.pop(ended[0])
+                self._leave(task)
                 made = self._result(ended[0], task)
                 if isinstance(made, Made | Exception):
                     return task, made
@@ -221,12 +220,12 @@ class Ray:
             result: Made | Failed = ray.get(reference)
             if isinstance(result, Failed):
                 return result.error()
-            _until(partial(_finished, task.item.folder), f"{task.item.folder}: not visible here")
+            until(partial(finished, task.item.folder), f"{task.item.folder}: not visible here")
             return result
         except UserError as error:
             return error
         except ray.exceptions.RayTaskError as error:  # before our own code had begun
-            return UserError(f"{task.name}: a worker cannot load the harness ({one_line(error.cause)}); {_SAME}")
+            return UserError(f"{task.name}: a worker cannot load the harness ({one_line(error.cause)}); {SAME}")
         except ray.exceptions.RayError as error:
             memory = isinstance(error, ray.exceptions.OutOfMemoryError)
             why = "out of memory" if memory else f"{type(error).__name__}"
@@ -251,117 +250,6 @@ class Ray:
                 ray.cancel(reference, recursive=False)
             if self.at_work:
                 ray.wait(list(self.at_work), num_returns=len(self.at_work), timeout=5)
+            for task in self.at_work.values():
+                self._leave(task)
             self.mail.shutdown(force=True)
-
-
-# ---------------------------------------------------------------- in a worker
-
-_SAME = "install the same versions on all nodes (docs/cluster.md)"
-
-
-def _work(given: tuple[Task, Driver], mail: Any) -> Made | Failed:
-    """Carry out a stage in this worker."""
-    task, driver = given
-    node = socket.gethostname()
-    os.environ.update(driver.environment)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # by which Ray cancels; after `nohup` it is ignored
-    try:
-        post = Post(mail, task.item.folder)
-        post.send("began", (f"{node}, process {os.getpid()}",))
-        _check(task, driver, node)
-        _prepare(task)
-        return carry_out(task, post)
-    except UserError as error:
-        return Failed(str(error))
-    except (Exception, SystemExit) as error:  # SystemExit would end the worker
-        if type(error).__name__ == "OutOfMemoryError":  # torch's: of a GPU
-            return Failed(
-                f"node {node}: {task.name} needs more memory than its GPU has ({one_line(error)}); lower its batch "
-                "size, or ask for a whole GPU in compute"
-            )
-        return Failed(one_line(error), type(error).__name__, traceback.format_exc())
-
-
-def _prepare(task: Task) -> None:
-    """Quiet libraries, and as many threads as the task was given cores, also in a worker that had a task before."""
-    if task.item.stage.kind != "table":
-        from harness.quiet import quiet
-
-        quiet()
-    torch = sys.modules.get("torch")
-    if torch is not None and os.environ.get("OMP_NUM_THREADS", "").isdigit():
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-
-
-def _check(task: Task, driver: Driver, node: str) -> None:
-    """Raise UserError where this node is not as the driver's: in versions, in what it sees, in what models are."""
-    own = _installed()
-    for name, version in driver.versions.items():
-        if own[0].get(name) != version:
-            raise UserError(f"node {node}: {name} {own[0].get(name)} where the driver has {version}; {_SAME}")
-    if own[1] != driver.sources:
-        raise UserError(
-            f"node {node}: another state of cai-harness's code than the driver's; where it was edited since the run "
-            f"began, run the same command again, else {_SAME}"
-        )
-    _until(
-        lambda: (task.run / TOKEN).read_text() == driver.token,
-        f"node {node}: {task.run} is not the folder that the driver writes; give --out on a file system that all "
-        "nodes share under the same path (docs/cluster.md)",
-    )
-    for folder in task.inputs.values():
-        _until(partial(_finished, folder), f"node {node}: {folder} is not there")
-    for path in task.item.stage.files.values():
-        if not Path(path).exists():
-            raise UserError(f"node {node}: {path}: not found, which the driver has; put it where all nodes see it")
-    for role, name in task.item.stage.models.items():
-        try:
-            found = identity(name)
-        except UserError as error:
-            raise UserError(f"node {node}: {error}") from error
-        if found != task.identities[role]:
-            raise UserError(
-                f"node {node}: model {name} is {found}, for the driver {task.identities[role]}; fetch the same there"
-            )
-
-
-@cache
-def _installed() -> tuple[Mapping[str, str], str]:
-    return store.versions(), code.sources()
-
-
-def _finished(folder: Path) -> bool:
-    return manifest.read(folder) is not None
-
-
-def _until(seen: Callable[[], bool], otherwise: str) -> None:
-    """Wait for what another machine has written to be seen here. Raises UserError where it does not come."""
-    end = time.monotonic() + VISIBLE
-    while True:
-        with contextlib.suppress(OSError):
-            if seen():
-                return
-        if time.monotonic() > end:
-            raise UserError(otherwise)
-        time.sleep(0.1)
-
-
-class Post:
-    """A `harness.graph.Progress` that sends what it hears to the driver."""
-
-    def __init__(self, mail: Any, folder: Path):
-        self.mail, self.folder, self.sent = mail, folder, 0.0
-
-    def send(self, what: str, values: Sequence[Any]) -> None:
-        import ray
-
-        with contextlib.suppress(ray.exceptions.RayError):  # without its queue a stage goes on unheard
-            self.mail.put((self.folder, what, values))
-
-    def advance(self, done: float, total: float, note: str = "") -> None:
-        if time.monotonic() - self.sent >= EVERY or done >= total:
-            self.sent = time.monotonic()
-            self.send("advance", (done, total, note))
-
-    def row(self, values: Mapping[str, Any]) -> None:
-        self.send("row", (dict(values),))

@@ -54,6 +54,47 @@ def test_more_than_any_machine_has_is_refused(asked: dict[str, float], said: str
         compute.check([Stage("s", nothing, kind="pm")], Compute(pm=Need(**asked)), LAPTOP)
 
 
+@pytest.mark.parametrize(
+    ("nodes", "asked", "workers", "expected"),
+    [
+        (BOX, {"workers": 2}, None, "2 x (1 GPU, 12 CPUs)"),
+        (BOX, {"workers": 8, "gpus": 1, "cpus": 4, "memory": 64}, None, "8 x (1 GPU, 4 CPUs, 64 GiB)"),
+        (LAPTOP, {"workers": 2}, 1, "2 x (1 CPU)"),  # the cores are shared by those of one stage, too
+        (LAPTOP, {"workers": 1}, 1, "2 CPUs"),
+    ],
+)
+def test_several_workers_get_the_same_each(
+    nodes: list[Node], asked: dict[str, float], workers: int | None, expected: str
+) -> None:
+    stage, compute_asked = Stage("s", nothing, kind="rl"), Compute(rl=Need(**asked))
+    compute.check([stage], compute_asked, nodes, workers)
+    assert compute.told(compute.need(stage, compute_asked, nodes, workers)) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "fit"),
+    [
+        (BOX, Need(workers=8, gpus=1, cpus=12), True),
+        (BOX, Need(workers=9, gpus=1, cpus=1), False),
+        (BOX * 2, Need(workers=4, gpus=4, cpus=1), True),
+        (BOX * 2, Need(workers=3, gpus=5, cpus=1), False),  # 16 GPUs, but a worker is on one machine
+        (MIXED, Need(workers=4, gpus=1, cpus=1), True),
+        (LAPTOP, Need(workers=2, cpus=1, memory=9), False),
+    ],
+)
+def test_all_workers_of_a_stage_must_fit_at_once(nodes: list[Node], asked: Need, fit: bool) -> None:
+    assert compute.fits(asked, nodes) is fit
+    if not fit:
+        with pytest.raises(UserError, match=r"compute\.rl: \d x \(.* asked, and the machines have not that \("):
+            compute.check([Stage("s", nothing, kind="rl")], Compute(rl=asked), nodes)
+
+
+def test_a_table_has_one_worker() -> None:
+    with pytest.raises(ValueError, match="a table is made by one worker; leave `workers` out"):
+        Compute(table={"workers": 2})
+    assert Compute(table={"workers": 1}).table.workers == 1
+
+
 def test_this_machine_has_cores_and_memory() -> None:
     assert compute.here().cpus >= 1
     assert compute.here().memory > 2**28

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -21,7 +22,7 @@ from harness.errors import UserError
 from harness.experiment import Compute, Need
 from harness.graph import Silent, Stage, Work
 from harness.models.identity import identity
-from harness.runner import local, ray
+from harness.runner import local, ray, ray_worker
 from harness.runner.schedule import News, Run
 from harness.runner.work import Task
 from tests.runner.support import NEEDS_RAY
@@ -73,6 +74,20 @@ def fall(work: Work) -> None:
     if work.settings.how == "exit":
         sys.exit("no")
     raise ZeroDivisionError("nothing\nto divide by")
+
+
+def reserve(work: Work) -> None:
+    """Notes the group that its process is in."""
+    import ray as library
+    from ray.util import get_current_placement_group, placement_group_table
+
+    group = get_current_placement_group()
+    if group is None:
+        cpus = library.get_runtime_context().get_assigned_resources().get("CPU", 0)
+        (work.folder / "value.txt").write_text(f"no group, {cpus:g} CPUs")
+        return
+    state = placement_group_table(group)["state"]
+    (work.folder / "value.txt").write_text(f"{group.bundle_count} of {state}")
 
 
 def slow(work: Work) -> None:
@@ -159,6 +174,32 @@ def test_ctrl_c_stops_the_workers_and_keeps_what_they_had(tmp_path: Path) -> Non
         pass
 
 
+def groups() -> list[str]:
+    """States of the placement groups that have not been removed."""
+    from ray.util import placement_group_table
+
+    return [found["state"] for found in placement_group_table().values() if found["state"] != "REMOVED"]
+
+
+@marked
+@pytest.mark.parametrize("how", ["well", "user", "lost"])
+def test_a_stage_of_several_workers_has_them_all_and_leaves_them(tmp_path: Path, how: str) -> None:
+    function = {"well": reserve, "user": fall, "lost": die}[how]
+    stages = [Stage(me, function, {"how": how, "deaths": 1}, kind="score") for me in "ab"]
+    asked = Compute(score=Need(workers=2, cpus=1))  # the cluster of the tests may have two cores: one after the other
+    with contextlib.nullcontext() if how != "user" else pytest.raises(UserError, match="the disk is full"):
+        found = on_ray(stages, tmp_path, asked=asked)
+        if how == "well":
+            assert {(folder / "value.txt").read_text() for folder in found.values()} == {"2 of CREATED"}
+    assert groups() == []
+
+
+@marked
+def test_a_training_of_several_workers_leaves_them_to_ray_train(tmp_path: Path) -> None:
+    found = on_ray([Stage("s", reserve, kind="pm")], tmp_path, asked=Compute(pm=Need(workers=2, cpus=1)))
+    assert (found["s"] / "value.txt").read_text() == "no group, 0 CPUs"
+
+
 @marked
 def test_a_users_own_file_needs_to_be_nowhere_but_here(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
@@ -186,25 +227,25 @@ def test_more_than_the_cluster_has_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def checked(tmp_path: Path, tiny_model: Path) -> tuple[Task, ray.Driver]:
+def checked(tmp_path: Path, tiny_model: Path) -> tuple[Task, ray_worker.Driver]:
     """A task, and a driver that is as this process is."""
     (tmp_path / "data.txt").write_text("x")
     stage = Stage("s", slow, files={"table": tmp_path / "data.txt"}, models={"base": str(tiny_model)})
-    (tmp_path / "run" / ray.TOKEN).parent.mkdir()
-    (tmp_path / "run" / ray.TOKEN).write_text("token")
+    (tmp_path / "run" / ray_worker.TOKEN).parent.mkdir()
+    (tmp_path / "run" / ray_worker.TOKEN).write_text("token")
     task = task_of(stage, tmp_path / "run")
-    return task, ray.Driver("token", store.versions(), code.sources(), {})
+    return task, ray_worker.Driver("token", store.versions(), code.sources(), {})
 
 
-def test_a_node_that_is_as_the_driver_passes(checked: tuple[Task, ray.Driver]) -> None:
-    ray._check(*checked, "n1")
+def test_a_node_that_is_as_the_driver_passes(checked: tuple[Task, ray_worker.Driver]) -> None:
+    ray_worker.check(*checked, "n1")
 
 
 def test_what_differs_on_a_node_is_said_with_its_name(
-    checked: tuple[Task, ray.Driver], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    checked: tuple[Task, ray_worker.Driver], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     task, driver = checked
-    monkeypatch.setattr(ray, "VISIBLE", 0.05)
+    monkeypatch.setattr(ray_worker, "VISIBLE", 0.05)
     older = {**driver.versions, "torch": "1.0"}
     model = str(task.item.stage.models["base"])
     for other, said in (
@@ -219,14 +260,14 @@ def test_what_differs_on_a_node_is_said_with_its_name(
         ),
     ):
         with pytest.raises(UserError, match=said):
-            ray._check(task, other, "n1")
+            ray_worker.check(task, other, "n1")
     with pytest.raises(UserError, match=f"node n1: model {model} is folder:.*, for the driver folder:x; fetch"):
-        ray._check(replace(task, identities={"base": "folder:x"}), driver, "n1")
+        ray_worker.check(replace(task, identities={"base": "folder:x"}), driver, "n1")
     with pytest.raises(UserError, match=r"node n1: .*nowhere is not there"):
-        ray._check(replace(task, inputs={"data": tmp_path / "nowhere"}), driver, "n1")
+        ray_worker.check(replace(task, inputs={"data": tmp_path / "nowhere"}), driver, "n1")
     (tmp_path / "data.txt").unlink()
     with pytest.raises(UserError, match=r"node n1: \S+data\.txt: not found, which the driver has"):
-        ray._check(task, driver, "n1")
+        ray_worker.check(task, driver, "n1")
     assert identity(model) == task.identities["base"]
 
 

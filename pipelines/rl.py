@@ -171,9 +171,7 @@ def _pair(tokenizer: Any, row: dict[Any, Any], max_length: int) -> dict[str, Any
     return {"prompt_ids": prompt[-room:], "chosen_ids": answers[0], "rejected_ids": answers[1], "p": float(row["p"])}
 
 
-def _with_reference(
-    policy: Any, rows: list[dict[str, Any]], collator: Any, batch_size: int
-) -> list[dict[str, Any]]:
+def _with_reference(policy: Any, rows: list[dict[str, Any]], collator: Any, batch_size: int) -> list[dict[str, Any]]:
     """`rows` with the policy's log-probabilities of both answers: before training it is the reference."""
     import torch
 

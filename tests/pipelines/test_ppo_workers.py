@@ -36,7 +36,9 @@ def first_update(tokenizer: Any, lora: bool, out: Path, changes: dict[str, Any])
     return {
         "responses": rollouts.responses,
         "scores": rollouts.scores.tolist(),
-        "floats": [x.numpy() for x in (rollouts.logp, rollouts.ref_logp, rollouts.values, rollouts.entropy * rollouts.mask)],
+        "floats": [
+            x.numpy() for x in (rollouts.logp, rollouts.ref_logp, rollouts.values, rollouts.entropy * rollouts.mask)
+        ],
         "gradient": gradients[0],
         "row": {name: value for name, value in row.items() if name != "seconds"},
         "tokens": run.tokens,

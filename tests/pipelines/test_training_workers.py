@@ -58,7 +58,12 @@ def train(method: str, model: Path, out: Path, micro: int | None, lora: Lora | N
         elif method == "pm":
             tokens = preference_model.train(model, PAIRS, out, Pm(max_length=64, **settings), **shared)
         else:
-            options: dict[str, Any] = {"updates": 6, "minibatch_size": micro or 4, "learning_rate": 1e-3, "kl_coef": 0.1}
+            options: dict[str, Any] = {
+                "updates": 6,
+                "minibatch_size": micro or 4,
+                "learning_rate": 1e-3,
+                "kl_coef": 0.1,
+            }
             dpo = Rl(algorithm="dpo", gradient_accumulation=4 // (micro or 4), snapshots=1, **options)
             log = rl.dpo(model, PAIRS, out, dpo, arm="a", max_length=64, **shared)
             tokens = log["reward"].tolist()
@@ -68,7 +73,8 @@ def train(method: str, model: Path, out: Path, micro: int | None, lora: Lora | N
 
 
 @pytest.mark.parametrize(
-    ("method", "micro", "lora"), [("sft", None, None), ("sft", 1, LORA), ("pm", 2, None), ("pm", 1, LORA), ("dpo", 2, LORA)]
+    ("method", "micro", "lora"),
+    [("sft", None, None), ("sft", 1, LORA), ("pm", 2, None), ("pm", 1, LORA), ("dpo", 2, LORA)],
 )
 def test_two_workers_have_the_curve_of_one(
     tiny_model: Path, tmp_path: Path, method: str, micro: int | None, lora: Lora | None

@@ -324,8 +324,8 @@ class _Run:
     def optimise(self, rollouts: Rollouts, turn: int, values_only: bool = False) -> dict[str, float]:
         """The epochs of clipped steps; means over tokens of what was seen on the way. values_only: of the value head.
 
-        A step's loss is the mean over all of its tokens, so that neither accumulation nor the number of workers, each of
-        which reads its share of the rows, changes it.
+        A step's loss is the mean over all of its tokens, so that neither accumulation nor the number of workers, each
+        of which reads its share of the rows, changes it.
         """
         config = self.config
         sums = dict.fromkeys(("clip_fraction", "value_loss", "policy_loss"), 0.0)

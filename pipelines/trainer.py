@@ -50,9 +50,10 @@ def arguments(folder: Path, *, seed: int, report_to: str, save_steps: int) -> di
 
 
 def batches(size: int, micro: int | None, key: str) -> dict[str, Any]:
-    """Keyword arguments for optimiser steps on `size` rows of all workers; each has at most `micro` at once (None: all).
+    """Keyword arguments for optimiser steps on `size` rows of all workers.
 
-    Raises UserError, which names `key`, where the workers do not divide the rows.
+    Each worker has at most `micro` at once (None: all). Raises UserError, which names `key`, where the workers do not
+    divide the rows.
     """
     own = ranks.divided(size, key)
     at_once = math.gcd(micro or own, own)
@@ -103,7 +104,7 @@ class SharedSFTTrainer(StepsShared, SFTTrainer):
 
 
 class _Shares:
-    """A batch sampler: a worker's shares of optimiser steps of `step` rows, in the order in which one worker has them."""
+    """A batch sampler: a worker's shares of optimiser steps of `step` rows, which are those that one worker has."""
 
     def __init__(self, rows: int, step: int, at_once: int, seed: int):
         self.rows, self.step, self.at_once = rows, step, at_once

@@ -70,7 +70,8 @@ def alone(task: Task, work: Work) -> Mapping[str, Any]:
 def carry_out(task: Task, progress: Progress, function: Function | None = None) -> Made:
     """Run the stage's function in its partial folder, then let the folder appear with its manifest.
 
-    function: what does so in place of `alone`, by several workers. Nobody else works on the stage meanwhile: its lock is held. Raises UserError where somebody holds it for long.
+    function: what does so in place of `alone`, by several workers. Nobody else works on the stage meanwhile: its lock
+    is held. Raises UserError where somebody holds it for long.
     """
     item = task.item
     with store.locked(item.partial.parent, wait=PATIENCE):

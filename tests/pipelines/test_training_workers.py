@@ -143,6 +143,6 @@ def test_rloo_over_two_workers_logs_one_row_an_update(tiny_model: Path, tmp_path
 
 
 def test_a_batch_that_the_workers_do_not_divide_is_one_line(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="UserError: sft.batch_size: .* 4 rows .* 3 workers; give a multiple"):
+    with pytest.raises(AssertionError, match=r"UserError: sft.batch_size: .* 4 rows .* 3 workers; give a multiple"):
         together(train, "sft", tiny_model, tmp_path, None, None, workers=3)
     assert ranks.divided(4, "sft.batch_size") == 4

@@ -39,7 +39,7 @@ def together(task: Task, driver: Driver, need: Need, mail: Any, work: Work) -> M
     post = Post(mail, task.item.folder)
     for left in reversed(range(RETRIES + 1)):
         trainer = TorchTrainer(
-            partial(_rank, task, driver, mail, work.origin),
+            partial(_rank, task, driver, mail, work.origin, need.shard),
             scaling_config=ScalingConfig(
                 num_workers=need.workers or 1, use_gpu=bool(need.gpus), resources_per_worker=each
             ),
@@ -64,7 +64,7 @@ def together(task: Task, driver: Driver, need: Need, mail: Any, work: Work) -> M
     raise AssertionError("unreachable")
 
 
-def _rank(task: Task, driver: Driver, mail: Any, origin: str) -> dict[str, Any]:
+def _rank(task: Task, driver: Driver, mail: Any, origin: str, sharded: bool) -> dict[str, Any]:
     """A worker's whole work; what the main one has to say of it."""
     item, node = task.item, socket.gethostname()
     os.environ.update(driver.environment)
@@ -74,6 +74,7 @@ def _rank(task: Task, driver: Driver, mail: Any, origin: str) -> dict[str, Any]:
     store.reset_peak_memory()
     progress = Post(mail, item.folder) if ranks.main() else Silent()
     work = item.stage.work(item.partial, task.inputs, progress, origin)
+    work.sharded = sharded
     # Workers of a stage whose process was lost may not have ended yet.
     writing = store.locked(task.run / FOLDER / task.name, wait=PATIENCE) if ranks.main() else contextlib.nullcontext()
     with writing:

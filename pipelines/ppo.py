@@ -60,8 +60,8 @@ def train(
     Returns the log, one row an update (KL in nats a sequence); `.attrs["tokens"]` counts tokens read and written, and
     `.attrs["value_pretraining"]`, if there was any, has a row for each update of the value head alone.
     engine: samples the rollouts; None: the policy itself. reference: the start policy once more, for a policy without
-    adapter; None: a copy is made, which one that is split over the workers does not allow. `model_card` is a format string with {step}. Goes on from
-    `out/checkpoint/` where a killed run left one.
+    adapter; None: a copy is made, which one that is split over the workers does not allow. `model_card` is a format
+    string with {step}. Goes on from `out/checkpoint/` where a killed run left one.
     Raises UserError for a reward or loss that is not finite, and for a checkpoint of another run.
     """
     return _Run(policy, tokenizer, prompts, scorer, config, out, engine, reference).train(on_update, model_card)

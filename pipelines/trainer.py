@@ -28,7 +28,8 @@ from harness.models import checkpoints
 def arguments(folder: Path, *, seed: int, report_to: str, save_steps: int, split: bool) -> dict[str, Any]:
     """Keyword arguments for a TRL trainer's config that checkpoints into `folder` every `save_steps` steps.
 
-    split: the model is, and transformers keeps no checkpoints to resume from of such a training. bf16 is TRL's default and must be switched off by name where the device is slow in it.
+    split: the model is (`harness.models.sharded`), and transformers keeps no checkpoints of it to resume from. bf16 is
+    TRL's default and must be switched off by name where the device is slow in it.
     """
     on_gpu = checkpoints.device() == "cuda"
     return {

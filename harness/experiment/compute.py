@@ -8,7 +8,6 @@ from pydantic import Field, field_validator, model_validator
 
 from harness.experiment.section import Section
 
-
 TRAININGS = ("sft", "pm", "rl")  # kinds of stages
 
 

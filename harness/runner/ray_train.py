@@ -24,11 +24,18 @@ from harness.runner.ray_worker import Driver, Post, check, prepare
 from harness.runner.work import PATIENCE, Task
 
 RETRIES = 3  # of a training that lost a worker
+SETTINGS = {  # of Ray Train, by its environment
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1000000",  # other stages may have the cores or GPUs until then
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a model's path may be relative to where the command was given
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
 FOLDER = ".workers"  # in the run's folder: what Ray Train notes, and the lock of the rank that writes
 
 
 def together(task: Task, driver: Driver, need: Need, mail: Any, work: Work) -> Mapping[str, Any]:
     """Carry out a stage by `need.workers` workers; as `harness.runner.work.alone`."""
+    os.environ.update(SETTINGS)
     from ray.train import RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 

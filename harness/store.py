@@ -1,4 +1,7 @@
-"""What lies on disk: atomic writes, and the facts that a manifest tells of each stage."""
+"""What lies on disk: atomic writes, and the facts that a manifest tells of each stage.
+
+Where several workers carry a stage out, the main one writes and the others' calls do nothing (`harness.ranks`).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import ranks
 from harness.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -68,6 +73,8 @@ def writable(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` so that `path` holds either the old content or the new, never a part."""
+    if not ranks.main():
+        return
     partial = path.with_name(path.name + ".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial.write_text(text, encoding="utf-8")
@@ -81,10 +88,18 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write `table` as Parquet, atomically."""
+    if not ranks.main():
+        return
     partial = path.with_name(path.name + ".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_parquet(partial, index=False)
     os.replace(partial, path)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder and all that is in it, if it is there."""
+    if ranks.main():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def append_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -5,8 +5,10 @@ PPO steps (`ppo_math`) on the very ids that were sampled. The reference is the p
 weights with the adapter off, otherwise a frozen copy. The value head is linear, on the policy's last hidden state.
 
 Every random draw is a function of (seed, update), so a killed run goes on from `out/checkpoint/state.pt` and, on a
-CPU, ends with the same bits. One process and one device; models run in eval mode, so that the ratio of the first
-step is 1 (dropout would move it).
+CPU, ends with the same bits. Models run in eval mode, so that the ratio of the first step is 1 (dropout would move it).
+
+Several workers (`harness.ranks`) hold the same prompts, sample and read a share of each update's rollouts and gather
+them, so that advantages, KL and rewards are those of all; they add the gradients of their shares of a step's rows.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ import copy
 import hashlib
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -28,6 +29,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from harness import ranks, store
 from harness.errors import UserError
 from harness.models import chat, checkpoints
 from pipelines import ppo_math, rewards
@@ -77,6 +79,11 @@ class _Run:
     ):
         if not prompts:
             raise UserError("PPO: no prompts to train on; give at least one")
+        if config.rollouts_per_update < ranks.size():
+            raise UserError(
+                f"rl.rollouts_per_update: {config.rollouts_per_update} answers cannot be shared by {ranks.size()} "
+                "workers; sample more, or give fewer workers in compute"
+            )
         self.config, self.tokenizer, self.scorer, self.out = config, tokenizer, scorer, out
         self.prompts, self.engine = list(prompts), engine
         self.prompt_ids = [chat.encode_prompt(tokenizer, prompt) for prompt in self.prompts]
@@ -92,7 +99,9 @@ class _Run:
         model = ActorCritic(self.policy, config.temperature)
         self.trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(self.trained, lr=config.learning_rate, weight_decay=0.0, fused=True)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        # In evaluation mode it is placed and cast, and not wrapped in DDP: gradients are added by `optimise`.
+        self.model = self.accelerator.prepare_model(model, evaluation_mode=True)
+        self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         if self.reference is not None:
             self.reference.to(self.accelerator.device)
         kinds: dict[str, Callable[[], rewards.Normaliser]] = {
@@ -119,15 +128,16 @@ class _Run:
             if update in config.snapshot_steps:
                 folder = self.out / "snapshots" / f"step-{update:06d}"
                 checkpoints.save(self.policy, self.tokenizer, folder)
-                (folder / "README.md").write_text(model_card.format(step=update), encoding="utf-8")
+                store.write_text(folder / "README.md", model_card.format(step=update))
             if update % config.checkpoint_every == 0 or update == config.updates:
                 self.checkpoint()
             on_update(self.log[-1])
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()  # and not end_training, which would end the workers' process group too
         checkpoints.save(
             self.policy.merge_and_unload() if self.adapter else self.policy, self.tokenizer, self.out / "model"
         )
-        shutil.rmtree(self.out / "checkpoint", ignore_errors=True)
+        store.remove(self.out / "checkpoint")
         log = pd.DataFrame(self.log)
         log.attrs["tokens"] = self.tokens
         if self.pretrained:
@@ -183,7 +193,10 @@ class _Run:
         return row
 
     def rollout(self, turn: int, *, keep_graph: bool = True) -> Rollouts:
-        """Answers to this turn's prompts, their scores, and the log-probabilities and values of their tokens."""
+        """Answers to this turn's prompts, their scores, and the log-probabilities and values of their tokens.
+
+        A worker samples, scores and reads its share of them; all have them all in the end.
+        """
         config = self.config
         index = ppo_math.prompt_indices(len(self.prompts), config.rollouts_per_update, turn, config.seed)
         ids = [self.prompt_ids[i] for i in index]
@@ -195,13 +208,14 @@ class _Run:
         if turn == 1:
             self.start_values_at(float(used.mean()))
         # When one minibatch holds all rollouts, the forward that reads them is also that of the first step.
-        one = keep_graph and len(ids) <= config.minibatch_size
-        parts = [self.read(rows, ids, responses, one) for rows in _chunks(range(len(ids)), config.minibatch_size)]
+        one = keep_graph and len(ids) <= config.minibatch_size and ranks.size() == 1
         width = max(map(len, responses))
-        stacked = [
-            torch.cat([nn.functional.pad(part[k], (0, width - part[k].shape[1])) for part in parts]) for k in range(5)
-        ]
-        mask, logp, ref_logp, values, entropy = stacked
+        own: list[Tensor] = []  # of each row (5, tokens)
+        for rows in ranks.portions(range(len(ids)), config.minibatch_size):
+            read = torch.stack(self.read(rows or [0], ids, responses, one), 1)
+            own += nn.functional.pad(read, (0, width - read.shape[2])).cpu()[: len(rows)]
+        read = torch.stack(ranks.gathered(own), 1).to(self.accelerator.device)
+        mask, logp, ref_logp, values, entropy = read.unbind()
         return Rollouts(ids, responses, scores, used, ended, mask, logp, ref_logp, values, entropy, sampled_logp)
 
     def start_values_at(self, reward: float) -> None:
@@ -215,26 +229,35 @@ class _Run:
         return f"PPO update {past}" if past > 0 else f"PPO value pretraining {turn}"
 
     def scored(self, index: Sequence[int], answers: list[list[int]], place: str) -> tuple[list[list[int]], np.ndarray]:
-        """(ids of each answer that are its own turn, its score), of answers to the prompts at `index`."""
-        responses = [ppo_math.own_turn(self.tokenizer, answer) for answer in answers]
-        texts = [chat.clean(self.tokenizer.decode(row, skip_special_tokens=True)) for row in responses]
-        scores = np.asarray(self.scorer([self.prompts[i] for i in index], texts), dtype=np.float64)
-        if scores.shape != (len(texts),) or not np.isfinite(scores).all():
+        """(ids of each answer that are its own turn, its score), for the prompts at `index`.
+
+        answers: this worker's share of them; what is returned is that of all workers.
+        """
+        own = [ppo_math.own_turn(self.tokenizer, answer) for answer in answers]
+        texts = [chat.clean(self.tokenizer.decode(row, skip_special_tokens=True)) for row in own]
+        asked = [self.prompts[i] for i in ranks.share(index)]
+        given = np.asarray(self.scorer(asked, texts) if texts else [], dtype=np.float64)
+        if given.shape != (len(texts),) or not np.isfinite(given).all():
             raise UserError(
                 f"{place}: the scorer did not give one finite reward for each response; "
                 "check the preference model, or try a lower learning rate"
             )
+        both = ranks.gathered(list(zip(own, given.tolist(), strict=True)))
+        responses, scores = [row for row, _ in both], np.array([score for _, score in both])
         self.tokens += sum(len(self.prompt_ids[i]) for i in index) + sum(map(len, responses))
         return responses, scores
 
     def sample(self, ids: list[list[int]], turn: int) -> tuple[list[list[int]], list[list[float]] | None]:
-        """An answer to each prompt, by the engine (with its log-probabilities) or the policy itself."""
+        """An answer to each prompt of this worker's share, by the engine or the policy itself.
+
+        With an engine, its log-probabilities of all workers' answers.
+        """
         config = self.config
-        keys = [f"{turn}/{i}" for i in range(len(ids))]
+        ids, keys = ranks.share(ids), ranks.share([f"{turn}/{i}" for i in range(len(ids))])
         if self.engine is None:
             return self.generate(self.policy, ids, keys), None
         self.engine.sync(self.policy, turn)
-        sampled = self.engine.rollout(
+        answers, logp = self.engine.rollout(
             ids,
             update=turn,
             keys=keys,
@@ -243,7 +266,7 @@ class _Run:
             temperature=config.temperature,
         )
         self.engine.rest()
-        return sampled
+        return answers, ranks.gathered(logp)
 
     def generate(self, policy: Any, ids: Sequence[list[int]], keys: Sequence[str]) -> list[list[int]]:
         config = self.config
@@ -262,7 +285,8 @@ class _Run:
     def reference_scores(self, index: Sequence[int]) -> np.ndarray:
         """Scores of one answer of the start policy to each of the prompts at `index`."""
         with self.as_reference() as reference:
-            answers = self.generate(reference, [self.prompt_ids[i] for i in index], [f"reference/{i}" for i in index])
+            own = ranks.share(index)
+            answers = self.generate(reference, [self.prompt_ids[i] for i in own], [f"reference/{i}" for i in own])
         return self.scored(index, answers, "PPO, the start policy's answers")[1]
 
     @contextmanager
@@ -300,30 +324,34 @@ class _Run:
     def optimise(self, rollouts: Rollouts, turn: int, values_only: bool = False) -> dict[str, float]:
         """The epochs of clipped steps; means over tokens of what was seen on the way. values_only: of the value head.
 
-        A step's loss is the mean over all of its tokens, so accumulation equals one large minibatch.
+        A step's loss is the mean over all of its tokens, so that neither accumulation nor the number of workers, each
+        of which reads its share of the rows, changes it.
         """
         config = self.config
         sums = dict.fromkeys(("clip_fraction", "value_loss", "policy_loss"), 0.0)
         for epoch in range(config.epochs):
             order = np.random.default_rng([config.seed, turn, epoch]).permutation(len(rollouts.responses))
             for step in _chunks(order.tolist(), config.minibatch_size * config.gradient_accumulation):
-                micro = list(_chunks(step, config.minibatch_size))
                 n_tokens = rollouts.mask[step].sum()
-                for k, rows in enumerate(micro):
-                    last = k == len(micro) - 1
-                    with nullcontext() if last else self.accelerator.no_sync(self.model):
-                        seen = self.losses(rollouts, rows, values_only)
-                        loss = (seen["policy_loss"] + config.value_coef * seen["value_loss"]) / n_tokens
-                        if not torch.isfinite(loss):
-                            raise UserError(f"{self.place(turn)}: the loss is {loss.item()}; try a lower learning rate")
-                        self.accelerator.backward(loss)
+                for rows in ranks.portions(step, config.minibatch_size):
+                    # A worker without a row of its own takes part with one that counts nothing.
+                    seen = self.losses(rollouts, rows or step[:1], values_only)
+                    seen = {name: value * (len(rows) > 0) for name, value in seen.items()}
+                    loss = (seen["policy_loss"] + config.value_coef * seen["value_loss"]) / n_tokens
+                    if not torch.isfinite(loss):
+                        raise UserError(f"{self.place(turn)}: the loss is {loss.item()}; try a lower learning rate")
+                    self.accelerator.backward(loss)
                     for name in sums:
                         sums[name] += float(seen[name].detach())
+                for parameter in self.trained:
+                    if parameter.grad is not None:  # in value pretraining only the head has one
+                        ranks.add(parameter.grad)
                 norm = self.accelerator.clip_grad_norm_(self.trained, config.max_grad_norm)
                 if not torch.isfinite(norm):
                     raise UserError(f"{self.place(turn)}: the gradient is not finite; try a lower learning rate")
                 self.optimizer.step()
                 self.optimizer.zero_grad()
+        sums = {name: sum(part[name] for part in ranks.gathered([sums])) for name in sums}
         n_seen = float(rollouts.mask.sum()) * config.epochs
         return {name: value / n_seen for name, value in sums.items()}
 
@@ -350,7 +378,12 @@ class _Run:
         return {name: (term * batch.mask).sum() for name, term in terms.items()}
 
     def checkpoint(self) -> None:
-        """All that the next update depends on, in one file, so that one rename makes it appear whole."""
+        """All that the next update depends on, in one file, so that one rename makes it appear whole.
+
+        It is the same for any number of workers, so another number can go on from it.
+        """
+        if not ranks.main():
+            return
         state = {
             "identity": self.identity(),
             "trained": {name: p.detach().cpu() for name, p in self.named()},
@@ -372,7 +405,7 @@ class _Run:
 
     def restore(self) -> None:
         file = self.out / "checkpoint" / "state.pt"
-        if not file.is_file():
+        if not ranks.told(file.is_file()):
             return
         state = torch.load(file, map_location="cpu", weights_only=True)
         if state["identity"] != self.identity():

@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import get_available_trackers
 
 from harness.errors import UserError
+from harness.models import checkpoints
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,12 @@ def accelerator_for(config: PPOConfig, out: Path) -> Accelerator:
         raise UserError(f"report_to: {tracker} is not installed; `pip install {tracker}`, or set report_to: none")
     for shared in (AcceleratorState, GradientState):
         shared._reset_state()  # a trainer before us in this process may have set another precision
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, log_with=tracker, project_dir=out / "tracking")
+    accelerator = Accelerator(
+        cpu=checkpoints.device() == "cpu",  # without it, it takes no notice of other workers on CPUs
+        mixed_precision=config.mixed_precision,
+        log_with=tracker,
+        project_dir=out / "tracking",
+    )
     if tracker is not None:
         numbers = {k: v for k, v in asdict(config).items() if isinstance(v, int | float | str)}
         accelerator.init_trackers("ppo", config=numbers)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness import store
+from harness import ranks, store
 from harness.experiment import Lora, Pm
 from harness.graph import Progress, Work
 from harness.models import chat, checkpoints, scorer
@@ -53,7 +53,7 @@ def train(
     quarter = math.ceil(len(rows) / settings.batch_size * settings.epochs) // 4
     config = RewardConfig(
         **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=quarter),
-        **trainer.batches(settings.batch_size, settings.micro_batch_size),
+        **trainer.batches(settings.batch_size, settings.micro_batch_size, "pm.batch_size"),
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         max_length=settings.max_length,
@@ -136,6 +136,8 @@ def train_pm(work: Work) -> None:
         progress=work.progress,
     )
     work.count(tokens)
+    if not ranks.main():
+        return  # one worker measures the PM
     pm = load_pm(work.folder, work)
     for kind in settings.measured_on:
         heldout = preferences[(preferences["kind"] == kind) & (preferences["split"] == "heldout")]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness import store
+from harness import ranks, store
 from harness.experiment import GROUP, Lora, Rl, Scale
 from harness.graph import Progress, Work
 from harness.models import chat, checkpoints, scorer
@@ -138,12 +138,12 @@ def dpo(
     disable_dropout_in_model(policy)
     collator = SoftLabelDPOCollator(pad_token_id=tokenizer.pad_token_id)
     rows = [_pair(tokenizer, dict(row), max_length) for row in pairs.to_dict("records")]
-    _add_reference(policy, rows, collator, settings.minibatch_size)
+    rows = _with_reference(policy, rows, collator, settings.minibatch_size)
+    step = settings.minibatch_size * settings.gradient_accumulation
     config = DPOConfig(
         **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=checkpoint_every),
+        **trainer.batches(step, settings.minibatch_size, "rl.minibatch_size x rl.gradient_accumulation"),
         max_steps=settings.updates,
-        per_device_train_batch_size=settings.minibatch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation,
         learning_rate=settings.learning_rate,
         beta=settings.kl_coef,
         remove_unused_columns=False,
@@ -171,20 +171,23 @@ def _pair(tokenizer: Any, row: dict[Any, Any], max_length: int) -> dict[str, Any
     return {"prompt_ids": prompt[-room:], "chosen_ids": answers[0], "rejected_ids": answers[1], "p": float(row["p"])}
 
 
-def _add_reference(policy: Any, rows: list[dict[str, Any]], collator: Any, batch_size: int) -> None:
-    """Put the policy's log-probabilities of both answers into `rows`: before training it is the reference."""
+def _with_reference(policy: Any, rows: list[dict[str, Any]], collator: Any, batch_size: int) -> list[dict[str, Any]]:
+    """`rows` with the policy's log-probabilities of both answers: before training it is the reference."""
     import torch
 
     from pipelines.soft_label import sequence_logprobs
 
     policy.eval()
+    own: list[tuple[float, float]] = []
     with torch.no_grad():
-        for at in range(0, len(rows), batch_size):
-            some = rows[at : at + batch_size]
-            batch = {key: value.to(policy.device) for key, value in collator(some).items()}
+        for some in ranks.portions(rows, batch_size):
+            batch = {key: value.to(policy.device) for key, value in collator(some or rows[:1]).items()}
             chosen, rejected = (half.tolist() for half in sequence_logprobs(policy, batch).chunk(2))
-            for row, better, worse in zip(some, chosen, rejected, strict=True):
-                row |= {"ref_chosen_logps": better, "ref_rejected_logps": worse}
+            own += list(zip(chosen, rejected, strict=True))[: len(some)]
+    return [
+        row | {"ref_chosen_logps": better, "ref_rejected_logps": worse}
+        for row, (better, worse) in zip(rows, ranks.gathered(own), strict=True)
+    ]
 
 
 def _grouped(
@@ -206,8 +209,8 @@ def _grouped(
 
     RLOO takes from each answer's reward the mean of the others (2 a prompt); GRPO the mean of all, in their standard
     deviations (4 a prompt; TRL's default loss, a mean over tokens). An update is what it is in PPO: rollouts_per_update
-    answers, then `epochs` passes over them in optimiser steps of minibatch_size x gradient_accumulation. KL in nats a
-    sequence.
+    answers, then `epochs` passes over them in optimiser steps of minibatch_size x gradient_accumulation, of all workers
+    together. TRL's draws are not named, so other workers draw other answers. KL in nats a sequence.
     """
     import trl
     from datasets import Dataset
@@ -235,7 +238,7 @@ def _grouped(
         **(shared | {"logging_steps": steps}),
         max_steps=settings.updates * steps,
         generation_batch_size=settings.rollouts_per_update,
-        per_device_train_batch_size=settings.minibatch_size,
+        per_device_train_batch_size=ranks.divided(settings.minibatch_size, "rl.minibatch_size"),
         gradient_accumulation_steps=settings.gradient_accumulation,
         num_iterations=settings.epochs,
         num_generations=GROUP[settings.algorithm],
@@ -302,7 +305,7 @@ def _logged(job: Any) -> pd.DataFrame:
 def _snapshot(model: Any, tokenizer: Any, out: Path, step: int, card: str) -> None:
     folder = out / "snapshots" / f"step-{step:06d}"
     checkpoints.save(model, tokenizer, folder)
-    (folder / "README.md").write_text(card.format(step=step), encoding="utf-8")
+    cards.write(folder, card.format(step=step))
 
 
 def _card(arm: str, start: str | Path, settings: Rl) -> str:

@@ -65,7 +65,7 @@ def train(
     """
     import torch
     from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
     from pipelines import trainer
 
@@ -81,13 +81,15 @@ def train(
     quarter = math.ceil(len(rows) / settings.batch_size * settings.epochs) // 4
     config = SFTConfig(
         **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=quarter),
-        **trainer.batches(settings.batch_size, settings.micro_batch_size),
+        **trainer.batches(settings.batch_size, settings.micro_batch_size, "sft.batch_size"),
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         completion_only_loss=True,
         max_length=max_length,
     )
-    job = SFTTrainer(model=policy, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    job = trainer.SharedSFTTrainer(
+        model=policy, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+    )
     trainer.run(job, out / "trainer", progress, "sft")
     tuned = job.accelerator.unwrap_model(job.model)
     checkpoints.save(tuned.merge_and_unload() if lora is not None else tuned, tokenizer, out / "model")

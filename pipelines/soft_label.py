@@ -15,6 +15,11 @@ from transformers import Trainer
 from trl import RewardTrainer
 from trl.trainer import dpo_trainer, reward_trainer
 
+from harness import ranks
+from pipelines.trainer import StepsShared
+
+BLANK = -1.0  # in place of a label: a pair that counts nothing
+
 
 def soft_label_loss(difference: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy of sigmoid(difference) against the soft labels `p`; both of shape (pairs,)."""
@@ -42,18 +47,31 @@ class SoftLabelDPOCollator(dpo_trainer.DataCollatorForPreference):
         return _with_labels(super().torch_call(examples), examples)
 
 
-class _MeanOverPairs:
-    """Mixin of a Trainer: the loss is the mean over all pairs of an optimiser step, in micro-batches of any sizes."""
+class _MeanOverPairs(StepsShared):
+    """Mixin of a Trainer: the loss is the mean over all pairs of an optimiser step, in micro-batches of any sizes.
+
+    A micro-batch is of pairs, or of one blank, which counts nothing.
+    """
 
     loss_is_scaled_for_ga: Any = True
 
+    def blank(self, row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"p": BLANK}
+
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
-        return sum(len(batch["p"]) for batch in batch_samples)
+        return sum(ranks.gathered([sum(_pairs(batch["p"]) for batch in batch_samples)]))
 
     @staticmethod
-    def share(loss: torch.Tensor, pairs: int, num_items_in_batch: int | None) -> torch.Tensor:
-        """The part of a step's loss that a micro-batch of `pairs` with the mean `loss` contributes."""
-        return loss if num_items_in_batch is None else loss * pairs / num_items_in_batch
+    def share(loss: torch.Tensor, p: torch.Tensor, num_items_in_batch: int | None) -> torch.Tensor:
+        """The part of a step's loss that a micro-batch with the labels `p` and the mean `loss` contributes.
+
+        Times the workers, over which DDP averages.
+        """
+        return loss if num_items_in_batch is None else loss * _pairs(p) / num_items_in_batch * ranks.size()
+
+
+def _pairs(p: torch.Tensor) -> int:
+    return int((p != BLANK).sum())
 
 
 class SoftLabelRewardTrainer(_MeanOverPairs, RewardTrainer):
@@ -68,7 +86,7 @@ class SoftLabelRewardTrainer(_MeanOverPairs, RewardTrainer):
         p = inputs.pop("p")
         outputs = model(**inputs, use_cache=False)
         chosen, rejected = outputs.logits.squeeze(-1).float().chunk(2)
-        loss = self.share(soft_label_loss(chosen - rejected, p), len(p), num_items_in_batch)
+        loss = self.share(soft_label_loss(chosen - rejected, p), p, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
 
@@ -86,13 +104,14 @@ class SoftLabelDPOTrainer(_MeanOverPairs, Trainer):
         difference = (chosen - inputs["ref_chosen_logps"]) - (rejected - inputs["ref_rejected_logps"])
         args: Any = self.args
         margins = args.beta * difference
-        self.margins = [*getattr(self, "margins", []), margins.detach().mean().item()]
-        loss = self.share(soft_label_loss(margins, inputs["p"]), len(margins), num_items_in_batch)
+        p = inputs["p"]
+        self.margins = [*getattr(self, "margins", []), *margins.detach()[p != BLANK].tolist()]
+        loss = self.share(soft_label_loss(margins, p), p, num_items_in_batch)
         return (loss, None) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean margin of implied rewards since the last entry."""
-        margins, self.margins = getattr(self, "margins", []), []
+        margins, self.margins = [m for part in ranks.gathered([getattr(self, "margins", [])]) for m in part], []
         super().log(logs | ({"margin": sum(margins) / len(margins)} if margins else {}), start_time)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import ranks
 from harness.errors import UserError
 from harness.models import chat, embedded, identity
 
@@ -239,6 +240,8 @@ def _reason(error: Exception) -> str:
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write model and tokenizer as a standard Hugging Face checkpoint, atomically."""
+    if not ranks.main():
+        return
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     if hasattr(model, "peft_config"):

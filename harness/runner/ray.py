@@ -21,7 +21,7 @@ from typing import Any
 
 from harness import code, store
 from harness.errors import UserError, one_line
-from harness.experiment import Compute
+from harness.experiment import Compute, Need
 from harness.graph import Watcher, in_order
 from harness.models.checkpoints import TRUST
 from harness.runner import compute, schedule
@@ -153,9 +153,11 @@ class Ray:
                 f"{task.name}: cannot be sent to a worker ({one_line(error)}); keep what cannot be pickled (locks, "
                 "open files) out of the file's top level"
             ) from error
-        self.at_work[self.remote.options(**self._place(task)).remote(given, self.mail)] = task
+        need = compute.need(task.item.stage, self.asked, self.nodes, self.workers)
+        together = need if task.item.stage.kind in TRAININGS and (need.workers or 1) > 1 else None
+        self.at_work[self.remote.options(**self._place(task, need)).remote(given, self.mail, together)] = task
 
-    def _place(self, task: Task) -> dict[str, Any]:
+    def _place(self, task: Task, need: Need) -> dict[str, Any]:
         """Where the stage runs, as Ray's options.
 
         Several workers that share a stage's rows are reserved at once, so that two stages cannot wait for each other's:
@@ -166,7 +168,6 @@ class Ray:
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         kind = task.item.stage.kind
-        need = compute.need(task.item.stage, self.asked, self.nodes, self.workers)
         memory = int((need.memory or 0) * 2**30)
         where: dict[str, Any] = {"num_cpus": need.cpus, "num_gpus": need.gpus, "memory": memory or None}
         if need.workers == 1:

@@ -17,6 +17,7 @@ from typing import Any
 
 from harness import code, manifest, store
 from harness.errors import UserError, one_line
+from harness.experiment import Need
 from harness.models.identity import identity
 from harness.runner.work import Made, Task, carry_out
 
@@ -52,8 +53,8 @@ class Failed:
         return error
 
 
-def work(given: tuple[Task, Driver], mail: Any) -> Made | Failed:
-    """Carry out a stage in this worker."""
+def work(given: tuple[Task, Driver], mail: Any, together: Need | None = None) -> Made | Failed:
+    """Carry out a stage in this worker; together: by so many others, which Ray Train starts."""
     task, driver = given
     node = socket.gethostname()
     os.environ.update(driver.environment)
@@ -63,7 +64,11 @@ def work(given: tuple[Task, Driver], mail: Any) -> Made | Failed:
         post.send("began", (f"{node}, process {os.getpid()}",))
         check(task, driver, node)
         prepare(task)
-        return carry_out(task, post)
+        if together is None:
+            return carry_out(task, post)
+        from harness.runner import ray_train
+
+        return carry_out(task, post, partial(ray_train.together, task, driver, together, mail))
     except UserError as error:
         return Failed(str(error))
     except (Exception, SystemExit) as error:  # SystemExit would end the worker

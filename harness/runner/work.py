@@ -10,16 +10,18 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness import manifest, store
 from harness.errors import UserError
-from harness.graph import Planned, Progress
+from harness.graph import Planned, Progress, Work
 from harness.models.open import rest
 
+Function = Callable[[Work], Mapping[str, Any]]
 PATIENCE = 60.0  # seconds that a stage waits for a worker that was given up to let go of its folder
 
 
@@ -53,17 +55,30 @@ class Made:
     verified: Mapping[str, list[Any]]
 
 
-def carry_out(task: Task, progress: Progress) -> Made:
+def alone(task: Task, work: Work) -> Mapping[str, Any]:
+    """Run the stage's function in this process; where that was, and the memory it took."""
+    store.reset_peak_memory()
+    task.item.stage.function(work)
+    rest()
+    return {
+        "node": socket.gethostname(),
+        "device": store.device_name(),
+        "peak_memory_bytes": store.peak_memory(),
+    }
+
+
+def carry_out(task: Task, progress: Progress, function: Function | None = None) -> Made:
     """Run the stage's function in its partial folder, then let the folder appear with its manifest.
 
-    Nobody else works on the stage meanwhile: its lock is held. Raises UserError where somebody holds it for long.
+    function: what does so in place of `alone`, by several workers. Nobody else works on the stage meanwhile: its lock
+    is held. Raises UserError where somebody holds it for long.
     """
     item = task.item
     with store.locked(item.partial.parent, wait=PATIENCE):
         record = manifest.Record.of(task.run)
         about = _whole(task, item.folder, record)
         if about is None:
-            about = _finished(task, record) or _made(task, record, progress)
+            about = _finished(task, record) or _made(task, record, progress, function or partial(alone, task))
             if item.folder.exists():  # damaged, or for an older key
                 shutil.rmtree(item.folder)
             os.replace(item.partial, item.folder)
@@ -73,49 +88,45 @@ def carry_out(task: Task, progress: Progress) -> Made:
     return Made(about["artefacts"], {"seconds": about.get("wall_seconds")} | cost, verified)
 
 
-def _made(task: Task, record: manifest.Record, progress: Progress) -> Mapping[str, Any]:
+def _made(task: Task, record: manifest.Record, progress: Progress, function: Function) -> Mapping[str, Any]:
     """Carry out what is left in the partial folder; the manifest, which is in it now."""
-    item, partial = task.item, task.item.partial
+    item, folder = task.item, task.item.partial
     stage = item.stage
     if not _may_resume(task):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        store.write_json(partial / "begun.json", task.made_from)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        store.write_json(folder / "begun.json", task.made_from)
     origin = hashlib.sha256(json.dumps([item.key, task.made_from], sort_keys=True).encode()).hexdigest()
-    work = stage.work(partial, task.inputs, progress, origin)
-    store.reset_peak_memory()
-    started, before = time.monotonic(), _spent(partial)
-    with _time_kept(partial, started, before):
-        stage.function(work)
-        rest()
-    for folder in task.inputs.values():
-        found = manifest.read(folder)
-        if found is None or record.damage(folder, found["artefacts"]):
-            raise UserError(f"{folder}: damaged while `{stage.name}` read it; run the same command again")
+    work = stage.work(folder, task.inputs, progress, origin)
+    started, before = time.monotonic(), _spent(folder)
+    with _time_kept(folder, started, before):
+        facts = function(work)
+    for read in task.inputs.values():
+        found = manifest.read(read)
+        if found is None or record.damage(read, found["artefacts"]):
+            raise UserError(f"{read}: damaged while `{stage.name}` read it; run the same command again")
     for name in ("spent.json", "begun.json"):
-        (partial / name).unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
     about = {
         "stage": stage.name,
         "key": item.key,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": task.seed,
-        "node": socket.gethostname(),
-        "device": store.device_name(),
+        **facts,
         "wall_seconds": round(before + time.monotonic() - started, 3),
         "tokens": work.tokens,
-        "peak_memory_bytes": store.peak_memory(),
         "versions": store.versions(),
         "commit": store.commit(),
         "settings": dict(stage.settings),
         "options": dict(stage.options),
         "models": {role: {"name": name, "identity": task.identities[role]} for role, name in stage.models.items()},
         "inputs": {
-            role: {"folder": folder.relative_to(task.run).as_posix(), "artefacts": task.made_from[role]}
-            for role, folder in task.inputs.items()
+            role: {"folder": read.relative_to(task.run).as_posix(), "artefacts": task.made_from[role]}
+            for role, read in task.inputs.items()
         },
-        "artefacts": record.seal(partial, item.folder),
+        "artefacts": record.seal(folder, item.folder),
     }
-    manifest.write(partial, about)
+    manifest.write(folder, about)
     return about
 
 

@@ -218,7 +218,7 @@ def test_dpo_on_hard_labels_is_trls_own(tiny_model: Path, tmp_path: Path) -> Non
     policy, tokenizer = checkpoints.load_policy(tiny_model)
     rows = [rl._pair(tokenizer, dict(row), 64) for row in PAIRS.to_dict("records")]
     collator = soft_label.SoftLabelDPOCollator(pad_token_id=tokenizer.pad_token_id)
-    rl._add_reference(policy, rows, collator, 4)
+    rows = rl._with_reference(policy, rows, collator, 4)
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in policy.parameters():

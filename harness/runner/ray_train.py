@@ -1,0 +1,99 @@
+"""A training that several workers carry out together: Ray Train starts them as ranks of one process group.
+
+Each runs the stage's function in the same folder (`harness.ranks`). The stage's own process holds its lock, waits, and
+writes the manifest. Where a worker is lost the others are stopped, and all begin again from the stage's checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from harness import ranks, store
+from harness.errors import UserError, one_line
+from harness.experiment import Need
+from harness.graph import Silent, Work
+from harness.models.open import rest
+from harness.runner.ray_worker import Driver, Post, check, prepare
+from harness.runner.work import PATIENCE, Task
+
+RETRIES = 3  # of a training that lost a worker
+FOLDER = ".workers"  # in the run's folder: what Ray Train notes, and the lock of the rank that writes
+
+
+def together(task: Task, driver: Driver, need: Need, mail: Any, work: Work) -> Mapping[str, Any]:
+    """Carry out a stage by `need.workers` workers; as `harness.runner.work.alone`."""
+    from ray.train import RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    place = task.run / FOLDER / task.name
+    place.mkdir(parents=True, exist_ok=True)
+    memory = int((need.memory or 0) * 2**30)
+    each = {name: n for name, n in (("CPU", need.cpus), ("GPU", need.gpus), ("memory", memory)) if n}
+    post = Post(mail, task.item.folder)
+    for left in reversed(range(RETRIES + 1)):
+        trainer = TorchTrainer(
+            partial(_rank, task, driver, mail, work.origin),
+            scaling_config=ScalingConfig(
+                num_workers=need.workers or 1, use_gpu=bool(need.gpus), resources_per_worker=each
+            ),
+            # gloo beside NCCL, by which ranks exchange rollouts and numbers.
+            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if need.gpus else "gloo"),
+            run_config=RunConfig(name=uuid.uuid4().hex, storage_path=str(place)),
+        )
+        try:
+            facts: dict[str, Any] = trainer.fit().return_value
+        except TrainingFailedError as error:
+            why = _lost(error)
+            if not left:
+                raise UserError(
+                    f"{task.name}: lost a worker {RETRIES + 1} times ({why}); where the system killed it for memory, "
+                    "`dmesg` says so: ask for more in compute"
+                ) from error
+            post.send("say", (f"{task.name}: one of its workers was lost ({why}); all go on from what it has kept",))
+            continue
+        work.count(facts.pop("tokens"))
+        shutil.rmtree(place, ignore_errors=True)
+        return facts
+    raise AssertionError("unreachable")
+
+
+def _rank(task: Task, driver: Driver, mail: Any, origin: str) -> dict[str, Any]:
+    """A worker's whole work; what the main one has to say of it."""
+    item, node = task.item, socket.gethostname()
+    os.environ.update(driver.environment)
+    check(task, driver, node)
+    prepare(task)
+    nodes = ranks.gathered([node])
+    store.reset_peak_memory()
+    progress = Post(mail, item.folder) if ranks.main() else Silent()
+    work = item.stage.work(item.partial, task.inputs, progress, origin)
+    # Workers of a stage whose process was lost may not have ended yet.
+    writing = store.locked(task.run / FOLDER / task.name, wait=PATIENCE) if ranks.main() else contextlib.nullcontext()
+    with writing:
+        item.stage.function(work)
+        rest()
+    return {
+        "tokens": work.tokens,
+        "node": ", ".join(dict.fromkeys(nodes)),
+        "workers": ranks.size(),
+        "device": store.device_name(),
+        "peak_memory_bytes": store.peak_memory(),
+    }
+
+
+def _lost(error: Any) -> str:
+    """Why a worker was lost. Raises what one of them raised by itself, and not for the loss of another."""
+    failures = getattr(error, "worker_failures", {0: error})
+    raised = [getattr(failure, "_base_exc", None) for failure in failures.values()]
+    for found in sorted(filter(None, raised), key=lambda e: not isinstance(e, UserError)):
+        if isinstance(found, UserError) or not any(word in str(found) for word in ("gloo", "NCCL", "ProcessGroup")):
+            found.add_note(str(error))
+            raise found
+    return one_line(next(iter(failures.values())))[:200]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from harness.models import vllm, vllm_engine
+from harness.models import spread, vllm, vllm_engine
 from harness.models.base import LanguageModel
 from harness.models.server import ServerGenerator, address, is_server
 
@@ -35,14 +35,21 @@ def open_model(
 
     batch_size: rows that share a forward, or requests to a server at once; vLLM batches as it likes. choosing: the
     model will be asked to choose, so a server is checked with a first question. vLLM holds one model at a time: one
-    that was opened before must not be used any more.
+    that was opened before must not be used any more. Where this process has helpers (`spread`), they share its rows.
     """
     if is_server(str(name)):
         server = ServerGenerator(*address(str(name)), workers=batch_size)
         if choosing:
             server.check()
         return server
-    if chosen(engine) == "vllm":
+    how: dict[str, Any] = {"name": name, "engine": chosen(engine), "batch_size": batch_size}
+    own = _load(**how)
+    return spread.SpreadModel(own, spread.Copies(_load, **how)) if spread.processes() > 1 else own
+
+
+def _load(name: str | Path, engine: Literal["transformers", "vllm"], batch_size: int) -> spread.Splits:
+    """A model in this process."""
+    if engine == "vllm":
         return vllm.load(name)
     from harness.models.checkpoints import load_policy
     from harness.models.transformers import Generator

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.models import chat, checkpoints
+from harness.models import chat, checkpoints, spread
+from harness.models.base import batches
 
 
 @dataclass
@@ -21,36 +22,51 @@ class PreferenceModel:
     batch_size: int = 32
     max_length: int = 512
 
+    copies: spread.Copies | None = field(default=None, repr=False)  # of helpers that share the rows
+
     @classmethod
     def load(cls, name: str | Path, *, batch_size: int = 32, max_length: int = 512) -> PreferenceModel:
-        """A PM from a folder (full weights or LoRA) or a hub id."""
+        """A PM from a folder (full weights or LoRA) or a hub id. Helpers of this process (`spread`) share its rows."""
         place = checkpoints.device()
         model, tokenizer = load_classifier(name, dtype=checkpoints.dtype_for(place))
-        return cls(model.to(place).eval(), tokenizer, batch_size, max_length)
+        how: dict[str, Any] = {"name": name, "batch_size": batch_size, "max_length": max_length}
+        copies = spread.Copies(cls.load, **how) if spread.processes() > 1 else None
+        return cls(model.to(place).eval(), tokenizer, batch_size, max_length, copies)
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """(n,) scores in log-odds, each read at its text's end of turn; the same alone and in any batch."""
-        import torch
-
-        from harness.models.base import batches
-
         rows = [
             chat.encode_dialogue(self.tokenizer, prompt, response, self.max_length)
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         scores = np.empty(len(rows))
-        with torch.inference_mode():
-            for index in batches([len(row) for row in rows], self.batch_size):
-                padded = [torch.tensor(rows[i]) for i in index]
-                ids = torch.nn.utils.rnn.pad_sequence(
-                    padded, batch_first=True, padding_value=self.tokenizer.pad_token_id
-                )
-                mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in padded], batch_first=True)
-                logits = self.model(
-                    input_ids=ids.to(self.model.device), attention_mask=mask.to(self.model.device)
-                ).logits
-                scores[index] = logits[:, 0].float().cpu().numpy()
+        indices = list(batches([len(row) for row in rows], self.batch_size))
+        if self.copies is None:
+            for index in indices:
+                scores[index] = self._read([rows[i] for i in index])
+            return scores
+        self.copies.each(
+            indices,
+            lambda index: self._read([rows[i] for i in index]),
+            lambda index: (
+                "score",
+                {"prompts": [prompts[i] for i in index], "responses": [responses[i] for i in index]},
+            ),
+            scores.__setitem__,
+        )
         return scores
+
+    def _read(self, rows: Sequence[list[int]]) -> np.ndarray:
+        """The scores of a batch."""
+        import torch
+
+        pad = torch.nn.utils.rnn.pad_sequence
+        texts = [torch.tensor(row) for row in rows]
+        ids = pad(texts, batch_first=True, padding_value=self.tokenizer.pad_token_id)
+        mask = pad([torch.ones_like(row) for row in texts], batch_first=True)
+        with torch.inference_mode():
+            logits = self.model(input_ids=ids.to(self.model.device), attention_mask=mask.to(self.model.device)).logits
+        return logits[:, 0].float().cpu().numpy()
 
 
 def load_classifier(name: str | Path, *, dtype: Any = None, split: bool = False) -> tuple[Any, Any]:

@@ -171,33 +171,47 @@ class Generator(OneTurn):
         on_batch: Callable[[list[int], list[list[Sample]]], None] | None = None,
     ) -> list[list[Sample]]:
         """As in the protocol; the conversations of a batch need equally many turns, so they are batched by those."""
-        rows = [chat.encode_messages(self.tokenizer, chat.messages(prompt)) for prompt in prompts]
+        rows = self._rows(prompts)
         results: list[list[Sample]] = [[] for _ in rows]
-        by_turns: dict[int, list[int]] = {}
-        for i, asked in enumerate(requests):
-            by_turns.setdefault(len(asked), []).append(i)
-        for members in by_turns.values():
-            for batch in batches([len(rows[i]) for i in members], self.batch_size):
-                index = [members[b] for b in batch]
-                session = self.session()
-                feed: Sequence[Sequence[int]] = [rows[i] for i in index]
-                for turn in range(len(keys[index[0]])):
-                    if turn:
-                        feed = [chat.encode_next_turn(self.tokenizer, requests[i][turn - 1]) for i in index]
-                    said = self.answer(
-                        session,
-                        session.extend(feed)[:, -1],
-                        [keys[i][turn] for i in index],
-                        max_new_tokens=max_new_tokens,
-                        temperature=temperature,
-                        seed=seed,
-                    )
-                    for i, sample in zip(index, said, strict=True):
-                        results[i].append(sample)
-                self.tokens += session.tokens
-                if on_batch is not None:
-                    on_batch(index, [results[i] for i in index])
+        for index in self._by_turns(rows, requests):
+            session = self.session()
+            feed: Sequence[Sequence[int]] = [rows[i] for i in index]
+            for turn in range(len(keys[index[0]])):
+                if turn:
+                    feed = [chat.encode_next_turn(self.tokenizer, requests[i][turn - 1]) for i in index]
+                said = self.answer(
+                    session,
+                    session.extend(feed)[:, -1],
+                    [keys[i][turn] for i in index],
+                    max_new_tokens=max_new_tokens,
+                    temperature=temperature,
+                    seed=seed,
+                )
+                for i, sample in zip(index, said, strict=True):
+                    results[i].append(sample)
+            self.tokens += session.tokens
+            if on_batch is not None:
+                on_batch(index, [results[i] for i in index])
         return results
+
+    def converse_batches(
+        self, prompts: Sequence[Prompt], requests: Sequence[Sequence[str]], processes: int
+    ) -> list[list[int]]:
+        """As in `spread.Splits`: the batches of `converse`, however many `processes` there are."""
+        return self._by_turns(self._rows(prompts), requests)
+
+    def _rows(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        return [chat.encode_messages(self.tokenizer, chat.messages(prompt)) for prompt in prompts]
+
+    def _by_turns(self, rows: Sequence[Sequence[int]], requests: Sequence[Sequence[str]]) -> list[list[int]]:
+        members: dict[int, list[int]] = {}
+        for i, asked in enumerate(requests):
+            members.setdefault(len(asked), []).append(i)
+        return [
+            [some[b] for b in batch]
+            for some in members.values()
+            for batch in batches([len(rows[i]) for i in some], self.batch_size)
+        ]
 
     def session(self) -> Session:
         """An empty batch of contexts."""
@@ -234,18 +248,12 @@ class Generator(OneTurn):
         on_batch: Callable[[list[int], list[Choice]], None] | None = None,
     ) -> list[Choice]:
         """As in the protocol; a prefix that neighbours share (few-shot examples, the two orders) is read once."""
-        rows = [chat.encode_messages(self.tokenizer, chat.messages(prompt)) for prompt in prompts]
+        rows = self._rows(prompts)
         names = keys if keys is not None else [str(i) for i in range(len(prompts))]
         opened = chat.encode_opening(self.tokenizer, opening)
         begun, options = chat.encode_choices(self.tokenizer, lead, choices, reasoned=think > 0)
-        if together > 1:
-            groups = [list(range(len(rows)))[start : start + together] for start in range(0, len(rows), together)]
-        else:
-            groups = group_by_prefix(rows)
         results: dict[int, Choice] = {}
-        longest = [max(len(rows[i]) for i in group) for group in groups]
-        for batch in batches(longest, max(1, self.batch_size // max(together, 2))):
-            index = [i for g in batch for i in groups[g]]
+        for index in self._by_prefix(rows, together):
             session = self.session()
             said: Sequence[Sample | None] = [None] * len(index)
             if think:
@@ -263,6 +271,19 @@ class Generator(OneTurn):
             if on_batch is not None:
                 on_batch(index, done)
         return [results[i] for i in range(len(rows))]
+
+    def choose_batches(self, prompts: Sequence[Prompt], together: int, processes: int) -> list[list[int]]:
+        """As in `spread.Splits`: the batches of `choose`, however many `processes` there are."""
+        return self._by_prefix(self._rows(prompts), together)
+
+    def _by_prefix(self, rows: Sequence[Sequence[int]], together: int) -> list[list[int]]:
+        if together > 1:
+            groups = [list(range(len(rows)))[start : start + together] for start in range(0, len(rows), together)]
+        else:
+            groups = group_by_prefix(rows)
+        longest = [max(len(rows[i]) for i in group) for group in groups]
+        size = max(1, self.batch_size // max(together, 2))
+        return [[i for g in batch for i in groups[g]] for batch in batches(longest, size)]
 
     def read(self, session: Session, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Begin `session` with `rows`, prefixes of neighbours read once; logits (rows, vocabulary) at their ends."""

@@ -20,6 +20,7 @@ from harness.errors import UserError
 from harness.models import chat, checkpoints, vllm_engine
 from harness.models.base import HUMAN_TURN, Choice, OneTurn, Prompt, Sample, begun_human_turn, sample_of
 
+_MOST = 1024  # rows that a process takes at a time where there are several: vLLM runs as many at once, or fewer
 _Request = tuple[Sequence[int], Any]  # token ids, vLLM's SamplingParams
 
 
@@ -66,6 +67,16 @@ class VllmModel(OneTurn):
 
         self.run([(i, turn(i)) for i in range(len(contexts))], answered)
         return results
+
+    def converse_batches(
+        self, prompts: Sequence[Prompt], requests: Sequence[Sequence[str]], processes: int
+    ) -> list[list[int]]:
+        """As in `spread.Splits`: neighbours, as many as keep vLLM busy."""
+        return _shares(len(prompts), 1, processes)
+
+    def choose_batches(self, prompts: Sequence[Prompt], together: int, processes: int) -> list[list[int]]:
+        """As in `spread.Splits`: neighbours, as many as keep vLLM busy."""
+        return _shares(len(prompts), together, processes)
 
     def choose(
         self,
@@ -241,6 +252,12 @@ class VllmModel(OneTurn):
                 f"{self.name}: a prompt of {prompt} tokens and an answer of up to {new} are more than its context of "
                 f"{limit}; lower scale.max_prompt_tokens or scale.max_new_tokens, or use fewer rounds"
             )
+
+
+def _shares(rows: int, together: int, processes: int) -> list[list[int]]:
+    """Rows in order, cut where groups of `together` end: some four times for each of `processes`, or more often."""
+    size = max(1, min(_MOST, -(-rows // (4 * processes))) // together) * together
+    return [list(range(start, min(start + size, rows))) for start in range(0, rows, size)]
 
 
 def _places(options: Sequence[Sequence[int]]) -> dict[tuple[int, ...], list[int]]:

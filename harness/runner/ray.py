@@ -22,6 +22,7 @@ from typing import Any
 from harness import code, store
 from harness.errors import UserError, one_line
 from harness.experiment import Compute, Need
+from harness.experiment.compute import TRAININGS
 from harness.graph import Watcher, in_order
 from harness.models.checkpoints import TRUST
 from harness.runner import compute, schedule
@@ -30,7 +31,6 @@ from harness.runner.ray_worker import EVERY, SAME, TOKEN, Driver, Failed, finish
 from harness.runner.schedule import News, Run
 from harness.runner.work import Made, Task
 
-TRAININGS = ("sft", "pm", "rl")  # kinds of stages
 RETRIES = 3  # of a stage whose worker was lost
 _NONE_THERE = "no Ray cluster there; start one with `ray start --head`, or correct the address"
 

@@ -86,6 +86,7 @@ class Work:
     """What a stage's function receives: its folder to write to, and what the stage declares.
 
     origin: a hash of all that the artefacts depend on, the inputs' bytes included; what resumes may be held against it.
+    sharded: whether its workers (`harness.ranks`) split the trained model between them.
     """
 
     folder: Path
@@ -96,6 +97,7 @@ class Work:
     options: Any = field(default_factory=lambda: Values({}))
     progress: Progress = field(default_factory=Silent)
     origin: str = ""
+    sharded: bool = False
     tokens: int | None = None  # read and written; None where they were not counted
     _uncounted: bool = False
 

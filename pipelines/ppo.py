@@ -28,10 +28,11 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from harness import ranks, store
 from harness.errors import UserError
-from harness.models import chat, checkpoints
+from harness.models import chat, checkpoints, sharded
 from pipelines import ppo_math, rewards
 from pipelines.ppo_config import PPOConfig, accelerator_for
 from pipelines.ppo_math import Batch
@@ -52,16 +53,18 @@ def train(
     on_update: Callable[[dict[str, Any]], None] = lambda row: None,
     model_card: str = "",
     engine: RolloutEngine | None = None,
+    reference: Any = None,
 ) -> pd.DataFrame:
     """Train `policy` (a PeftModel or a plain causal model); leave `out/model/` and `out/snapshots/step-*/`.
 
     Returns the log, one row an update (KL in nats a sequence); `.attrs["tokens"]` counts tokens read and written, and
     `.attrs["value_pretraining"]`, if there was any, has a row for each update of the value head alone.
-    engine: samples the rollouts; None: the policy itself. `model_card` is a format string with {step}. Goes on from
-    `out/checkpoint/` where a killed run left one.
+    engine: samples the rollouts; None: the policy itself. reference: the start policy once more, for a policy without
+    adapter; None: a copy is made, which one that is split over the workers does not allow. `model_card` is a format
+    string with {step}. Goes on from `out/checkpoint/` where a killed run left one.
     Raises UserError for a reward or loss that is not finite, and for a checkpoint of another run.
     """
-    return _Run(policy, tokenizer, prompts, scorer, config, out, engine).train(on_update, model_card)
+    return _Run(policy, tokenizer, prompts, scorer, config, out, engine, reference).train(on_update, model_card)
 
 
 class _Run:
@@ -76,6 +79,7 @@ class _Run:
         config: PPOConfig,
         out: Path,
         engine: RolloutEngine | None = None,
+        reference: Any = None,
     ):
         if not prompts:
             raise UserError("PPO: no prompts to train on; give at least one")
@@ -92,17 +96,24 @@ class _Run:
         # Two sums a weight tell other weights apart, and cost a thousandth of one update.
         self.start = [
             (name, tuple(p.shape), float(p.float().sum()), float(p.float().norm()))
-            for name, p in policy.state_dict().items()
+            for name, p in ((name, sharded.whole(p)) for name, p in policy.state_dict().items())
         ]
         self.adapter = policy.active_adapter if hasattr(policy, "peft_config") else None
-        self.reference = None if self.adapter else copy.deepcopy(policy).requires_grad_(False)
+        self.reference = None if self.adapter else (reference or copy.deepcopy(policy)).eval().requires_grad_(False)
         model = ActorCritic(self.policy, config.temperature)
         self.trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(self.trained, lr=config.learning_rate, weight_decay=0.0, fused=True)
+        # What is split has a group of its own, since fused steps do not mix the two.
+        groups = [[p for p in self.trained if isinstance(p, DTensor) == is_split] for is_split in (False, True)]
+        optimizer = torch.optim.AdamW(
+            [{"params": group} for group in groups if group], lr=config.learning_rate, weight_decay=0.0, fused=True
+        )
+        model.value.to(self.accelerator.device)
         # In evaluation mode it is placed and cast, and not wrapped in DDP: gradients are added by `optimise`.
         self.model = self.accelerator.prepare_model(model, evaluation_mode=True)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
-        if self.reference is not None:
+        # FSDP2 averages the gradients of what is split, where they are to be added.
+        self.scale = ranks.size() if sharded.split(policy) else 1
+        if self.reference is not None and self.scale == 1:
             self.reference.to(self.accelerator.device)
         kinds: dict[str, Callable[[], rewards.Normaliser]] = {
             "none": rewards.Unchanged,
@@ -134,9 +145,7 @@ class _Run:
             on_update(self.log[-1])
         for tracker in self.accelerator.trackers:
             tracker.finish()  # and not end_training, which would end the workers' process group too
-        checkpoints.save(
-            self.policy.merge_and_unload() if self.adapter else self.policy, self.tokenizer, self.out / "model"
-        )
+        checkpoints.save_merged(self.policy, self.tokenizer, self.out / "model")
         store.remove(self.out / "checkpoint")
         log = pd.DataFrame(self.log)
         log.attrs["tokens"] = self.tokens
@@ -270,7 +279,7 @@ class _Run:
 
     def generate(self, policy: Any, ids: Sequence[list[int]], keys: Sequence[str]) -> list[list[int]]:
         config = self.config
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), sharded.gathered(policy):
             return generate(
                 policy,
                 self.tokenizer,
@@ -340,13 +349,10 @@ class _Run:
                     loss = (seen["policy_loss"] + config.value_coef * seen["value_loss"]) / n_tokens
                     if not torch.isfinite(loss):
                         raise UserError(f"{self.place(turn)}: the loss is {loss.item()}; try a lower learning rate")
-                    self.accelerator.backward(loss)
+                    self.accelerator.backward(loss * self.scale)
                     for name in sums:
                         sums[name] += float(seen[name].detach())
-                for parameter in self.trained:
-                    if parameter.grad is not None:  # in value pretraining only the head has one
-                        ranks.add(parameter.grad)
-                norm = self.accelerator.clip_grad_norm_(self.trained, config.max_grad_norm)
+                norm = self.gradient_norm()
                 if not torch.isfinite(norm):
                     raise UserError(f"{self.place(turn)}: the gradient is not finite; try a lower learning rate")
                 self.optimizer.step()
@@ -354,6 +360,18 @@ class _Run:
         sums = {name: sum(part[name] for part in ranks.gathered([sums])) for name in sums}
         n_seen = float(rollouts.mask.sum()) * config.epochs
         return {name: value / n_seen for name, value in sums.items()}
+
+    def gradient_norm(self) -> Tensor:
+        """Add up the workers' gradients, and clip them; their norm before that."""
+        for parameter in self.trained:
+            # In value pretraining only the head has a gradient; FSDP2 has added those of what is split.
+            if parameter.grad is not None and not isinstance(parameter, DTensor):
+                ranks.add(parameter.grad)
+                parameter.grad /= self.scale
+        if self.scale > 1:
+            return sharded.clip(self.trained, self.config.max_grad_norm)
+        norm: Tensor = self.accelerator.clip_grad_norm_(self.trained, self.config.max_grad_norm)
+        return norm
 
     def losses(self, rollouts: Rollouts, rows: list[int], values_only: bool = False) -> dict[str, Tensor]:
         """Sums over the tokens of some rollouts."""
@@ -382,18 +400,21 @@ class _Run:
 
         It is the same for any number of workers, so another number can go on from it.
         """
-        if not ranks.main():
-            return
+        moments = {name: self.optimizer.state[p] for name, p in self.named() if p in self.optimizer.state}
         state = {
             "identity": self.identity(),
-            "trained": {name: p.detach().cpu() for name, p in self.named()},
-            "optimizer": self.optimizer.state_dict(),
+            "trained": {name: sharded.whole(p.detach()).cpu() for name, p in self.named()},
+            "optimizer": {
+                name: {key: sharded.whole(value).cpu() for key, value in kept.items()} for name, kept in moments.items()
+            },
             "kl_coef": self.kl_coef,
             "tokens": self.tokens,
             "normaliser": self.normaliser.state(),
             "pretrained": self.pretrained,
             "log": self.log,
         }
+        if not ranks.main():
+            return
         file = self.out / "checkpoint" / "state.pt"
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
@@ -412,8 +433,9 @@ class _Run:
             raise UserError(f"{file}: left by a run with other settings, prompts or weights; delete {file.parent}")
         with torch.no_grad():
             for name, parameter in self.named():
-                parameter.copy_(state["trained"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
+                parameter.copy_(sharded.part(state["trained"][name], parameter))
+                for key, value in state["optimizer"].get(name, {}).items():
+                    self.optimizer.state[parameter][key] = sharded.part(value, parameter)
         self.normaliser.restore(state["normaliser"])
         self.kl_coef, self.tokens = state["kl_coef"], state["tokens"]
         self.pretrained, self.log = state["pretrained"], state["log"]

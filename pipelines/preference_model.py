@@ -29,6 +29,7 @@ def train(
     seed: int,
     report_to: str,
     progress: Progress,
+    split: bool = False,
 ) -> int:
     """Train a PM on `pairs` (columns `PAIRS`) and save it to out/model; the number of tokens seen."""
     import torch
@@ -39,7 +40,7 @@ def train(
     from pipelines.soft_label import SoftLabelCollator, SoftLabelRewardTrainer
 
     torch.manual_seed(seed)
-    model, tokenizer = scorer.load_classifier(base)
+    model, tokenizer = scorer.load_classifier(base, split=split)
     if lora is not None:
         model = checkpoints.add_lora(model, checkpoints.LoraSettings(**lora.model_dump()), task="SEQ_CLS")
     rows: list[dict[str, Any]] = [
@@ -52,7 +53,7 @@ def train(
     ]
     quarter = math.ceil(len(rows) / settings.batch_size * settings.epochs) // 4
     config = RewardConfig(
-        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=quarter),
+        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=quarter, split=split),
         **trainer.batches(settings.batch_size, settings.micro_batch_size, "pm.batch_size"),
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
@@ -134,6 +135,7 @@ def train_pm(work: Work) -> None:
         seed=settings.seed,
         report_to=work.options.report_to,
         progress=work.progress,
+        split=work.sharded,
     )
     work.count(tokens)
     if not ranks.main():

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from harness import ranks, store
+from harness.errors import UserError
 from harness.experiment import GROUP, Lora, Rl, Scale
 from harness.graph import Progress, Work
 from harness.models import chat, checkpoints, scorer
@@ -42,9 +43,15 @@ def train(
     checkpoint_every: int = 1,
     origin: str = "",
     progress: Progress,
+    split: bool = False,
 ) -> pd.DataFrame:
     """RL from `start` against `pm` by PPO, RLOO or GRPO; the log (step, reward, kl, ...)."""
-    policy, tokenizer = _policy(start, lora, seed)
+    if split and (settings.algorithm in GROUP or settings.engine == "vllm"):
+        with_ = f"algorithm {settings.algorithm}" if settings.algorithm in GROUP else "engine vllm"
+        raise UserError(f"compute.rl.shard: not with rl.{with_}, which samples from a whole policy; leave `shard` out")
+    if settings.engine == "vllm" and ranks.size() > 1:
+        raise UserError("rl.engine: vllm samples for one worker; leave compute.rl.workers out, or use transformers")
+    policy, tokenizer = _policy(start, lora, seed, split)
     if settings.algorithm in GROUP:
         card = _card(arm, start, settings)
         return _grouped(
@@ -103,7 +110,20 @@ def train(
         from harness.models import vllm
 
         engine = vllm.load(start)
-    log = ppo.train(policy, tokenizer, prompts, scored, config, out, on_update=heard, model_card=card, engine=engine)
+    # A split policy cannot be copied; with an adapter it is its own reference.
+    reference = checkpoints.load_policy(start, dtype=policy.dtype, split=True)[0] if split and lora is None else None
+    log = ppo.train(
+        policy,
+        tokenizer,
+        prompts,
+        scored,
+        config,
+        out,
+        on_update=heard,
+        model_card=card,
+        engine=engine,
+        reference=reference,
+    )
     cards.write(out / "model", _final(card))
     return log
 
@@ -121,6 +141,7 @@ def dpo(
     report_to: str,
     checkpoint_every: int = 1,
     progress: Progress,
+    split: bool = False,
 ) -> pd.DataFrame:
     """DPO from `start` on `pairs` (prompt, chosen, rejected, p = P(chosen is better)); beta is `kl_coef`.
 
@@ -134,14 +155,14 @@ def dpo(
     from pipelines import trainer
     from pipelines.soft_label import SoftLabelDPOCollator, SoftLabelDPOTrainer
 
-    policy, tokenizer = _policy(start, lora, seed)
+    policy, tokenizer = _policy(start, lora, seed, split)
     disable_dropout_in_model(policy)
     collator = SoftLabelDPOCollator(pad_token_id=tokenizer.pad_token_id)
     rows = [_pair(tokenizer, dict(row), max_length) for row in pairs.to_dict("records")]
     rows = _with_reference(policy, rows, collator, settings.minibatch_size)
     step = settings.minibatch_size * settings.gradient_accumulation
     config = DPOConfig(
-        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=checkpoint_every),
+        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=checkpoint_every, split=split),
         **trainer.batches(step, settings.minibatch_size, "rl.minibatch_size x rl.gradient_accumulation"),
         max_steps=settings.updates,
         learning_rate=settings.learning_rate,
@@ -232,7 +253,9 @@ def _grouped(
     rendered *= -(-settings.rollouts_per_update // (GROUP[settings.algorithm] * len(rendered)))
     steps = settings.epochs * settings.rollouts_per_update
     steps //= settings.minibatch_size * settings.gradient_accumulation  # optimiser steps an update
-    shared = trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=steps * checkpoint_every)
+    shared = trainer.arguments(
+        out / "trainer", seed=seed, report_to=report_to, save_steps=steps * checkpoint_every, split=False
+    )
     name = settings.algorithm.upper()
     config = getattr(trl, f"{name}Config")(
         **(shared | {"logging_steps": steps}),
@@ -262,11 +285,11 @@ def _grouped(
     return pd.DataFrame(columns)
 
 
-def _policy(start: str | Path, lora: Lora | None, seed: int) -> tuple[Any, Any]:
+def _policy(start: str | Path, lora: Lora | None, seed: int, split: bool) -> tuple[Any, Any]:
     import torch
 
     torch.manual_seed(seed)
-    policy, tokenizer = checkpoints.load_policy(start, dtype=torch.float32)
+    policy, tokenizer = checkpoints.load_policy(start, dtype=torch.float32, split=split)
     if lora is not None:
         policy = checkpoints.add_lora(policy, checkpoints.LoraSettings(**lora.model_dump()))
     return policy, tokenizer
@@ -290,10 +313,7 @@ def _run(
     updates = snapshot_steps(settings.updates, settings.snapshots)
     job.add_callback(trainer.Snapshots(save, [update * steps_per_update for update in updates]))
     trainer.run(job, out / "trainer", progress, settings.algorithm)
-    tuned = job.accelerator.unwrap_model(job.model)
-    checkpoints.save(
-        tuned.merge_and_unload() if hasattr(tuned, "merge_and_unload") else tuned, tokenizer, out / "model"
-    )
+    checkpoints.save_merged(job.accelerator.unwrap_model(job.model), tokenizer, out / "model")
     cards.write(out / "model", _final(card))
 
 
@@ -362,6 +382,7 @@ def train_rl(work: Work) -> None:
         checkpoint_every=work.options.rl.checkpoint_every,
         origin=work.origin,
         progress=work.progress,
+        split=work.sharded,
     )
     work.count(log.attrs.get("tokens"))
     # How long updates took differs from run to run: it is logged, and kept out of the table.
@@ -393,5 +414,6 @@ def train_dpo(work: Work) -> None:
         report_to=work.options.report_to,
         checkpoint_every=work.options.rl.checkpoint_every,
         progress=work.progress,
+        split=work.sharded,
     )
     store.write_table(work.folder / "training.parquet", log.assign(arm=settings.arm))

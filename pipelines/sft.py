@@ -58,6 +58,7 @@ def train(
     seed: int,
     report_to: str,
     progress: Progress,
+    split: bool = False,
 ) -> int:
     """Fine-tune `base` on `examples` and save it to out/model; the number of tokens seen.
 
@@ -70,7 +71,7 @@ def train(
     from pipelines import trainer
 
     torch.manual_seed(seed)
-    policy, tokenizer = checkpoints.load_policy(base, dtype=torch.float32)
+    policy, tokenizer = checkpoints.load_policy(base, dtype=torch.float32, split=split)
     if lora is not None:
         policy = checkpoints.add_lora(policy, checkpoints.LoraSettings(**lora.model_dump()))
     ended = examples["ended"] if "ended" in examples else [True] * len(examples)
@@ -80,7 +81,7 @@ def train(
     ]
     quarter = math.ceil(len(rows) / settings.batch_size * settings.epochs) // 4
     config = SFTConfig(
-        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=quarter),
+        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=quarter, split=split),
         **trainer.batches(settings.batch_size, settings.micro_batch_size, "sft.batch_size"),
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
@@ -91,8 +92,7 @@ def train(
         model=policy, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
     )
     trainer.run(job, out / "trainer", progress, "sft")
-    tuned = job.accelerator.unwrap_model(job.model)
-    checkpoints.save(tuned.merge_and_unload() if lora is not None else tuned, tokenizer, out / "model")
+    checkpoints.save_merged(job.accelerator.unwrap_model(job.model), tokenizer, out / "model")
     used = {"examples": len(rows), "epochs": settings.epochs, "learning_rate": settings.learning_rate}
     card.write(out / "model", card.text("Fine-tuned", "A model fine-tuned on revisions and answers", base, used))
     return int(sum(len(row["input_ids"]) for row in rows) * settings.epochs)
@@ -130,5 +130,6 @@ def finetune(work: Work) -> None:
         seed=settings.seed,
         report_to=work.options.report_to,
         progress=work.progress,
+        split=work.sharded,
     )
     work.count(tokens)

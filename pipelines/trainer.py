@@ -25,17 +25,18 @@ from harness.graph import Progress
 from harness.models import checkpoints
 
 
-def arguments(folder: Path, *, seed: int, report_to: str, save_steps: int) -> dict[str, Any]:
+def arguments(folder: Path, *, seed: int, report_to: str, save_steps: int, split: bool) -> dict[str, Any]:
     """Keyword arguments for a TRL trainer's config that checkpoints into `folder` every `save_steps` steps.
 
-    bf16 is TRL's default and must be switched off by name where the device is slow in it.
+    split: the model is (`harness.models.sharded`), and transformers keeps no checkpoints of it to resume from. bf16 is
+    TRL's default and must be switched off by name where the device is slow in it.
     """
     on_gpu = checkpoints.device() == "cuda"
     return {
         "output_dir": str(folder),
         "seed": seed,
         "data_seed": seed,
-        "save_strategy": "steps",
+        "save_strategy": "no" if split else "steps",
         "save_steps": max(1, save_steps),
         "save_total_limit": 1,
         "logging_steps": 1,

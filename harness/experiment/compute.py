@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
 
 from harness.experiment.section import Section
+
+TRAININGS = ("sft", "pm", "rl")  # kinds of stages
 
 
 class Need(Section):
@@ -18,6 +22,8 @@ class Need(Section):
     """GPUs; below 1, stages share one."""
     memory: float | None = Field(None, gt=0, le=10**6)
     """GiB that must be free of other stages."""
+    shard: bool = False
+    """Whether the workers of a training split the trained model between them (FSDP2); else each has all of it."""
 
 
 class Compute(Section):
@@ -39,6 +45,16 @@ class Compute(Section):
     """Anything else that loads a model: judges, arms of your own."""
     table: Need = Need()
     """Data, tables, figures."""
+
+    @model_validator(mode="after")
+    def _shards_of_trainings(self) -> Self:
+        for kind in type(self).model_fields:
+            need: Need = getattr(self, kind)
+            if need.shard and kind not in TRAININGS:
+                raise ValueError(f"{kind}: nothing is trained, so there is nothing to shard; leave `shard` out")
+            if need.shard and (need.workers or 1) == 1:
+                raise ValueError(f"{kind}: one worker has nothing to shard; give `workers`, or leave `shard` out")
+        return self
 
     @field_validator("table")
     @classmethod

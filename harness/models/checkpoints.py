@@ -120,21 +120,27 @@ def fit_embeddings(model: Any, tokenizer: Any) -> None:
     model.config.pad_token_id = tokenizer.pad_token_id
 
 
-def load_policy(name: str | Path, *, device_name: str | None = None, dtype: Any = None) -> tuple[Any, Any]:
-    """(causal language model, tokenizer) of a hub id, folder or 'embedded'. A LoRA folder is merged into its base."""
+def load_policy(
+    name: str | Path, *, device_name: str | None = None, dtype: Any = None, split: bool = False
+) -> tuple[Any, Any]:
+    """(causal language model, tokenizer) of a hub id, folder or 'embedded'. A LoRA folder is merged into its base.
+
+    split: over the workers of a stage (`harness.models.sharded`), on whose devices it then is.
+    """
     from transformers import AutoModelForCausalLM
 
     place = device_name or device()
-    model, tokenizer = load_model(AutoModelForCausalLM, name, dtype=dtype or dtype_for(place))
+    model, tokenizer = load_model(AutoModelForCausalLM, name, split, dtype=dtype or dtype_for(place))
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return model.to(place).eval(), tokenizer
+    return (model if split else model.to(place)).eval(), tokenizer
 
 
-def load_model(cls: Any, name: str | Path, **kwargs: Any) -> tuple[Any, Any]:
+def load_model(cls: Any, name: str | Path, split: bool = False, **kwargs: Any) -> tuple[Any, Any]:
     """(model of an Auto class, tokenizer), every token with its row. A LoRA folder is merged into its base."""
-    base = lora_base(name)
+    base, tokenizer = lora_base(name), load_tokenizer(name)
+    if split:
+        return _load_split(cls, name, tokenizer, **kwargs), tokenizer
     model = from_hub(cls, name, **kwargs) if base is None else load_model(cls, base, **kwargs)[0]
-    tokenizer = load_tokenizer(name)
     fit_embeddings(model, tokenizer)
     if base is None:
         return model, tokenizer
@@ -145,6 +151,25 @@ def load_model(cls: Any, name: str | Path, **kwargs: Any) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"adapter {str(name)!r} does not fit its base {base} ({_reason(error)})") from error
     return merged, tokenizer
+
+
+def _load_split(cls: Any, name: str | Path, tokenizer: Any, **kwargs: Any) -> Any:
+    """A model that is split over the workers of a stage. Raises UserError for one that cannot be."""
+    from harness.models import sharded
+
+    if lora_base(name) is not None:
+        raise UserError(
+            f"compute, shard: {name} is an adapter, which cannot be merged into a split model; merge it first"
+        )
+    if not load_config(name).get_text_config().base_model_fsdp_plan:
+        raise UserError(f"compute, shard: transformers has no plan to split {name}; leave `shard` out")
+    model = from_hub(cls, name, **kwargs, **sharded.how())
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        raise UserError(
+            f"compute, shard: {name} has no row for a pad token; add one to the model, or leave `shard` out"
+        )
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model
 
 
 def lora_base(name: str | Path) -> str | Path | None:
@@ -182,7 +207,12 @@ def add_lora(model: Any, lora: LoraSettings, *, task: str = "CAUSAL_LM") -> Any:
         modules_to_save=["score"] if task == "SEQ_CLS" else None,
         task_type=task,
     )
-    return get_peft_model(model, config)
+    adapted = get_peft_model(model, config)
+    if task == "SEQ_CLS":
+        from harness.models import sharded
+
+        sharded.make_plain(adapted.score.modules_to_save)
+    return adapted
 
 
 def from_hub(cls: Any, name: str | Path, **kwargs: Any) -> Any:
@@ -239,23 +269,50 @@ def _reason(error: Exception) -> str:
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write model and tokenizer as a standard Hugging Face checkpoint, atomically."""
-    if not ranks.main():
+    """Write model and tokenizer as a standard Hugging Face checkpoint, atomically.
+
+    Of several workers the main one writes; all must call it, since one that is split is gathered first.
+    """
+    from harness.models import sharded
+
+    if not ranks.main() and not sharded.split(model):
         return
     partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    if ranks.main():
+        shutil.rmtree(partial, ignore_errors=True)
     if hasattr(model, "peft_config"):
         for config in model.peft_config.values():
             if isinstance(config.target_modules, set):  # whose order is another in each process
                 config.target_modules = sorted(config.target_modules)
         # Embeddings of an adapter's base are not in it: a new pad token's row is made again when it is loaded.
-        model.save_pretrained(partial, save_embedding_layers=False)
-        _name_base(partial / "adapter_config.json", folder)
+        model.save_pretrained(partial, save_embedding_layers=False, is_main_process=ranks.main())
     else:
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, is_main_process=ranks.main())
+    if not ranks.main():
+        return
+    if hasattr(model, "peft_config"):
+        _name_base(partial / "adapter_config.json", folder)
     tokenizer.save_pretrained(partial)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
+
+
+def save_merged(policy: Any, tokenizer: Any, folder: Path) -> None:
+    """As `save`, with the policy's adapter, if it has one, merged into its base."""
+    from transformers import AutoModelForCausalLM
+
+    from harness.models import sharded
+
+    if not hasattr(policy, "peft_config"):
+        save(policy, tokenizer, folder)
+    elif not sharded.split(policy):
+        save(policy.merge_and_unload(), tokenizer, folder)
+    else:  # a plain adapter cannot be added to split weights
+        adapter = folder.with_name(folder.name + ".adapter")
+        save(policy, tokenizer, adapter)
+        if ranks.main():
+            save(load_model(AutoModelForCausalLM, adapter, dtype=policy.dtype)[0], tokenizer, folder)
+            shutil.rmtree(adapter)
 
 
 def _name_base(file: Path, folder: Path) -> None:

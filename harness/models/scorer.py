@@ -69,7 +69,7 @@ class PreferenceModel:
         return logits[:, 0].float().cpu().numpy()
 
 
-def load_classifier(name: str | Path, *, dtype: Any = None) -> tuple[Any, Any]:
+def load_classifier(name: str | Path, *, dtype: Any = None, split: bool = False) -> tuple[Any, Any]:
     """(sequence classifier with one output, tokenizer); a causal model gets a new head, set to zero.
 
     A zero head makes every score 0 at the start, so the first loss is log 2 whatever the seed.
@@ -80,7 +80,7 @@ def load_classifier(name: str | Path, *, dtype: Any = None) -> tuple[Any, Any]:
 
     with suppress_seqcls_warning():
         model, tokenizer = checkpoints.load_model(
-            AutoModelForSequenceClassification, name, num_labels=1, dtype=dtype or torch.float32
+            AutoModelForSequenceClassification, name, split, num_labels=1, dtype=dtype or torch.float32
         )
     if checkpoints.lora_base(name) is None and not any("SequenceClassification" in a for a in _architectures(name)):
         torch.nn.init.zeros_(model.score.weight)

@@ -58,6 +58,7 @@ def need(stage: Stage, asked: Compute, nodes: Sequence[Node], workers: int | Non
         cpus=cpus if given.cpus is None else given.cpus,
         gpus=gpus if given.gpus is None else given.gpus,
         memory=given.memory,
+        shard=given.shard,
     )
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from harness import code, store
 from harness.errors import UserError, one_line
 from harness.experiment import Compute, Need
+from harness.experiment.compute import TRAININGS
 from harness.graph import Watcher, in_order
 from harness.models.checkpoints import TRUST
 from harness.runner import compute, schedule

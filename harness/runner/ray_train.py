@@ -24,11 +24,18 @@ from harness.runner.ray_worker import Driver, Post, check, prepare
 from harness.runner.work import PATIENCE, Task
 
 RETRIES = 3  # of a training that lost a worker
+SETTINGS = {  # of Ray Train, by its environment
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1000000",  # other stages may have the cores or GPUs until then
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a model's path may be relative to where the command was given
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
 FOLDER = ".workers"  # in the run's folder: what Ray Train notes, and the lock of the rank that writes
 
 
 def together(task: Task, driver: Driver, need: Need, mail: Any, work: Work) -> Mapping[str, Any]:
     """Carry out a stage by `need.workers` workers; as `harness.runner.work.alone`."""
+    os.environ.update(SETTINGS)
     from ray.train import RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -39,7 +46,7 @@ def together(task: Task, driver: Driver, need: Need, mail: Any, work: Work) -> M
     post = Post(mail, task.item.folder)
     for left in reversed(range(RETRIES + 1)):
         trainer = TorchTrainer(
-            partial(_rank, task, driver, mail, work.origin),
+            partial(_rank, task, driver, mail, work.origin, need.shard),
             scaling_config=ScalingConfig(
                 num_workers=need.workers or 1, use_gpu=bool(need.gpus), resources_per_worker=each
             ),
@@ -64,7 +71,7 @@ def together(task: Task, driver: Driver, need: Need, mail: Any, work: Work) -> M
     raise AssertionError("unreachable")
 
 
-def _rank(task: Task, driver: Driver, mail: Any, origin: str) -> dict[str, Any]:
+def _rank(task: Task, driver: Driver, mail: Any, origin: str, sharded: bool) -> dict[str, Any]:
     """A worker's whole work; what the main one has to say of it."""
     item, node = task.item, socket.gethostname()
     os.environ.update(driver.environment)
@@ -74,6 +81,7 @@ def _rank(task: Task, driver: Driver, mail: Any, origin: str) -> dict[str, Any]:
     store.reset_peak_memory()
     progress = Post(mail, item.folder) if ranks.main() else Silent()
     work = item.stage.work(item.partial, task.inputs, progress, origin)
+    work.sharded = sharded
     # Workers of a stage whose process was lost may not have ended yet.
     writing = store.locked(task.run / FOLDER / task.name, wait=PATIENCE) if ranks.main() else contextlib.nullcontext()
     with writing:

@@ -100,7 +100,8 @@ def compare(one: Path, two: Path) -> None:
     assert files == sorted(path.relative_to(two) for path in two.rglob("*.safetensors"))
     for file in files:
         expected, found = load_file(one / file), load_file(two / file)
-        assert expected.keys() == found.keys()
+        # A split model has a copy of a tied output layer in its file.
+        assert found.keys() - {"lm_head.weight"} == expected.keys() - {"lm_head.weight"}
         for name, value in expected.items():
             # Where a gradient is nearly 0, Adam's step of up to the learning rate has the sign of rounding.
             torch.testing.assert_close(found[name], value, rtol=0, atol=2e-3)

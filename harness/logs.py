@@ -1,4 +1,4 @@
-"""What a stage's workers print, in its folder: logs/NODE-PROCESS.txt, a file for each, beside the artefacts and none."""
+"""What the workers of a stage print, in its folder: logs/NODE-PROCESS.txt, one for each; they are no artefacts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def printed_to(folder: Path) -> Iterator[None]:
             for number, own in zip((1, 2), kept, strict=True):
                 os.dup2(own, number)
                 os.close(own)
-        wordless = file.tell() == 0
+            wordless = path.is_file() and path.stat().st_size == 0
     if wordless:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()

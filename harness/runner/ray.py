@@ -31,7 +31,6 @@ from harness.runner.ray_worker import (
     EVERY,
     SAME,
     TOKEN,
-    TRAININGS,
     Driver,
     Failed,
     finished,

@@ -7,11 +7,13 @@ a new one comes in its place where there is room.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from harness import logs
 from harness.errors import UserError
 from harness.graph import Work
 from harness.models import spread
@@ -115,6 +117,7 @@ class Engine:
     def __init__(self, task: Task, driver: Driver):
         self.task, self.driver, self.checked = task, driver, False
         self.models: dict[str, Any] = {}
+        self.printing = contextlib.ExitStack()
 
     def open(self, loading: Loading) -> tuple[str, int] | Failed:
         """(node, process) once the model is held."""
@@ -126,6 +129,7 @@ class Engine:
             os.environ.update(self.driver.environment)
             check(self.task, self.driver, node)
             prepare(self.task)
+            self.printing.enter_context(logs.printed_to(self.task.item.partial))  # to its end
             self.checked = True
         if loading.name not in self.models:
             self.models[loading.name] = loading()

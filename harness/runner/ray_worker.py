@@ -15,16 +15,17 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness import code, manifest, store
+from harness import code, logs, manifest, store
 from harness.errors import UserError, one_line
 from harness.experiment import Need
+from harness.experiment.compute import TRAININGS
+from harness.graph import Work
 from harness.models.identity import identity
-from harness.runner.work import Made, Task, carry_out
+from harness.runner.work import Made, Task, alone, carry_out
 
 EVERY = 0.5  # seconds between two reports of a worker's progress
 VISIBLE = 90.0  # seconds that a network file system may take to show a node what another has written
 TOKEN = ".driver"  # a file in the run's folder by which a worker knows that it sees the driver's
-TRAININGS = ("sft", "pm", "rl")  # kinds of stages
 SAME = "install the same versions on all nodes (docs/cluster.md)"
 T = TypeVar("T")
 
@@ -67,15 +68,21 @@ def work(given: tuple[Task, Driver], mail: Any, need: Need) -> Made | Failed:
         post.send("began", (f"{node}, process {os.getpid()}",))
         check(task, driver, node)
         prepare(task)
-        if need.workers == 1:
-            return carry_out(task, post)
+        return carry_out(task, post, placed)
+
+    def placed(work: Work) -> Mapping[str, Any]:
+        with logs.printed_to(work.folder):
+            facts = several(work) if (need.workers or 1) > 1 else alone(task, work)
+        return {**facts, "gpus": (need.gpus or 0) * (need.workers or 1)}
+
+    def several(work: Work) -> Mapping[str, Any]:
         if task.item.stage.kind in TRAININGS:
             from harness.runner import ray_train
 
-            return carry_out(task, post, partial(ray_train.together, task, driver, need, mail))
+            return ray_train.together(task, driver, need, mail, work)
         from harness.runner import ray_engines
 
-        return carry_out(task, post, partial(ray_engines.shared, task, driver, lambda line: post.send("say", (line,))))
+        return ray_engines.shared(task, driver, lambda line: post.send("say", (line,)), work)
 
     return answer(task, made)
 

@@ -160,6 +160,8 @@ class Stage:
     tokens: int | None = None
     device: str | None = None
     peak_memory_bytes: int | None = None
+    node: str | None = None
+    gpu_seconds: float | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -226,6 +228,7 @@ def _again(listed: Mapping[str, Any], before: Stage | None) -> Stage:
     if before is not None and before.status == "done":
         stage.seconds, stage.tokens, stage.rows = before.seconds, before.tokens, before.rows
         stage.device, stage.peak_memory_bytes = before.device, before.peak_memory_bytes
+        stage.node, stage.gpu_seconds = before.node, before.gpu_seconds
     return stage
 
 
@@ -243,7 +246,7 @@ def _after(stage: Stage, kind: str, event: Mapping[str, Any]) -> Stage:
         stage.status, stage.error = kind, str(event.get("error", ""))
     elif kind == "finished":
         stage.status, stage.eta = "done", 0.0
-        for name in ("seconds", "tokens", "device", "peak_memory_bytes"):
+        for name in ("seconds", "tokens", "device", "peak_memory_bytes", "node", "gpu_seconds"):
             setattr(stage, name, event.get(name))
     return stage
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import store
+from harness import logs, store
 
 NAME = "manifest.json"
-LOGS = ("trainer", "tracking")  # folders of what trainers and trackers log: for people, and never an input
+LOGS = ("trainer", "tracking", logs.FOLDER)  # folders of what is logged: for people, and never an input
 Artefacts = Mapping[str, Mapping[str, Any]]  # size and sha256 by path relative to the stage's folder
 
 

@@ -165,6 +165,12 @@ def peak_memory() -> int:
     return int(peak) if sys.platform == "darwin" else int(peak) * 1024
 
 
+def gpus() -> int:
+    """How many GPUs this process sees, where it has loaded torch."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.device_count() if torch is not None else 0
+
+
 def device_name() -> str | None:
     """The device that models run on, in words; None in a process that has loaded none."""
     torch = sys.modules.get("torch")

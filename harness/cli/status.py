@@ -44,6 +44,7 @@ def status(
 def _show(state: State) -> None:
     from rich.table import Table
 
+    from harness import logs
     from harness.cli.console import Terminal, styled
 
     console = Terminal()
@@ -56,6 +57,9 @@ def _show(state: State) -> None:
     failed = next((stage for stage in state.stages.values() if stage.error), None)
     if failed is not None:
         console.print(f"{failed.name} failed: {failed.error}")
+        log = logs.newest(state.folder, failed.name)
+        if log is not None:
+            console.print(f"What it printed: {log}")
 
 
 def _row(stage: Stage) -> list[RenderableType]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,14 +62,19 @@ def need(stage: Stage, asked: Compute, nodes: Sequence[Node], workers: int | Non
     )
 
 
-def fits(asked: Need, nodes: Sequence[Node]) -> bool:
-    """Whether the machines have all that is asked for, each worker on one of them and all workers at once."""
+def room(asked: Need, nodes: Sequence[Node]) -> int:
+    """How many such workers the machines can have at once, each on one of them."""
 
-    def room(node: Node) -> float:
+    def on(node: Node) -> float:
         there = ((node.cpus, asked.cpus), (node.gpus, asked.gpus), (node.memory / 2**30, asked.memory))
-        return min((have / need for have, need in there if need), default=math.inf)
+        return min((have / need for have, need in there if need), default=1)
 
-    return sum(room(node) // 1 for node in nodes) >= (asked.workers or 1)
+    return sum(int(on(node)) for node in nodes)
+
+
+def fits(asked: Need, nodes: Sequence[Node]) -> bool:
+    """Whether the machines have all that is asked for, of all workers at once."""
+    return room(asked, nodes) >= (asked.workers or 1)
 
 
 def check(stages: Sequence[Stage], asked: Compute, nodes: Sequence[Node], workers: int | None = None) -> None:

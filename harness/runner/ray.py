@@ -27,7 +27,18 @@ from harness.graph import Watcher, in_order
 from harness.models.checkpoints import TRUST
 from harness.runner import compute, schedule
 from harness.runner.compute import Node
-from harness.runner.ray_worker import EVERY, SAME, TOKEN, Driver, Failed, finished, until, work
+from harness.runner.ray_worker import (
+    EVERY,
+    SAME,
+    TOKEN,
+    Driver,
+    Failed,
+    finished,
+    remedy,
+    until,
+    why_lost,
+    work,
+)
 from harness.runner.schedule import News, Run
 from harness.runner.work import Made, Task
 
@@ -154,8 +165,9 @@ class Ray:
                 "open files) out of the file's top level"
             ) from error
         need = compute.need(task.item.stage, self.asked, self.nodes, self.workers)
-        together = need if task.item.stage.kind in TRAININGS and (need.workers or 1) > 1 else None
-        self.at_work[self.remote.options(**self._place(task, need)).remote(given, self.mail, together)] = task
+        if self.lost[task.item.folder] and (need.workers or 1) > 1:  # on what is left of the nodes
+            need = need.model_copy(update={"workers": max(1, min(need.workers or 1, compute.room(need, _nodes())))})
+        self.at_work[self.remote.options(**self._place(task, need)).remote(given, self.mail, need)] = task
 
     def _place(self, task: Task, need: Need) -> dict[str, Any]:
         """Where the stage runs, as Ray's options.
@@ -228,18 +240,14 @@ class Ray:
         except ray.exceptions.RayTaskError as error:  # before our own code had begun
             return UserError(f"{task.name}: a worker cannot load the harness ({one_line(error.cause)}); {SAME}")
         except ray.exceptions.RayError as error:
-            memory = isinstance(error, ray.exceptions.OutOfMemoryError)
-            why = "out of memory" if memory else f"{type(error).__name__}"
-            where = f"node {self.node.get(task.item.folder, 'unknown')}"
+            why, where = why_lost(error), f"node {self.node.get(task.item.folder, 'unknown')}"
             self.lost[task.item.folder] += 1
             if self.lost[task.item.folder] <= RETRIES:
                 return f"{task.name}: its worker on {where} was lost ({why}); another goes on from what it has kept"
-            remedy = (
-                f"give it more (compute: {{{task.item.stage.kind}: {{memory: GIB}}}}), or lower its batch size"
-                if memory
-                else "where the system killed it for memory, `dmesg` says so: ask for more in compute"
+            return UserError(
+                f"{task.name}: lost {RETRIES + 1} workers, the last on {where} ({why}); "
+                f"{remedy(task.item.stage.kind, why)}"
             )
-            return UserError(f"{task.name}: lost {RETRIES + 1} workers, the last on {where} ({why}); {remedy}")
 
     def close(self) -> None:
         """Stop what is still at work; it has kept what it had."""

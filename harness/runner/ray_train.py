@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from harness import ranks, store
+from harness import logs, ranks, store
 from harness.errors import UserError, one_line
 from harness.experiment import Need
 from harness.graph import Silent, Work
@@ -84,7 +84,7 @@ def _rank(task: Task, driver: Driver, mail: Any, origin: str, sharded: bool) -> 
     work.sharded = sharded
     # Workers of a stage whose process was lost may not have ended yet.
     writing = store.locked(task.run / FOLDER / task.name, wait=PATIENCE) if ranks.main() else contextlib.nullcontext()
-    with writing:
+    with writing, logs.printed_to(item.partial):
         item.stage.function(work)
         rest()
     return {

@@ -13,18 +13,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from harness import code, manifest, store
+from harness import code, logs, manifest, store
 from harness.errors import UserError, one_line
 from harness.experiment import Need
+from harness.experiment.compute import TRAININGS
+from harness.graph import Work
 from harness.models.identity import identity
-from harness.runner.work import Made, Task, carry_out
+from harness.runner.work import Made, Task, alone, carry_out
 
 EVERY = 0.5  # seconds between two reports of a worker's progress
 VISIBLE = 90.0  # seconds that a network file system may take to show a node what another has written
 TOKEN = ".driver"  # a file in the run's folder by which a worker knows that it sees the driver's
 SAME = "install the same versions on all nodes (docs/cluster.md)"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,31 +56,64 @@ class Failed:
         return error
 
 
-def work(given: tuple[Task, Driver], mail: Any, together: Need | None = None) -> Made | Failed:
-    """Carry out a stage in this worker; together: by so many others, which Ray Train starts."""
+def work(given: tuple[Task, Driver], mail: Any, need: Need) -> Made | Failed:
+    """Carry out a stage in this worker, or with others where it needs several."""
     task, driver = given
     node = socket.gethostname()
     os.environ.update(driver.environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # by which Ray cancels; after `nohup` it is ignored
-    try:
-        post = Post(mail, task.item.folder)
+    post = Post(mail, task.item.folder)
+
+    def made() -> Made:
         post.send("began", (f"{node}, process {os.getpid()}",))
         check(task, driver, node)
         prepare(task)
-        if together is None:
-            return carry_out(task, post)
-        from harness.runner import ray_train
+        return carry_out(task, post, placed)
 
-        return carry_out(task, post, partial(ray_train.together, task, driver, together, mail))
+    def placed(work: Work) -> Mapping[str, Any]:
+        with logs.printed_to(work.folder):
+            facts = several(work) if (need.workers or 1) > 1 else alone(task, work)
+        return {**facts, "gpus": (need.gpus or 0) * (need.workers or 1)}
+
+    def several(work: Work) -> Mapping[str, Any]:
+        if task.item.stage.kind in TRAININGS:
+            from harness.runner import ray_train
+
+            return ray_train.together(task, driver, need, mail, work)
+        from harness.runner import ray_engines
+
+        return ray_engines.shared(task, driver, lambda line: post.send("say", (line,)), work)
+
+    return answer(task, made)
+
+
+def answer(task: Task, asked: Callable[[], T]) -> T | Failed:
+    """What `asked` gives, or what it raises."""
+    try:
+        return asked()
     except UserError as error:
         return Failed(str(error))
     except (Exception, SystemExit) as error:  # SystemExit would end the worker
         if type(error).__name__ == "OutOfMemoryError":  # torch's: of a GPU
             return Failed(
-                f"node {node}: {task.name} needs more memory than its GPU has ({one_line(error)}); lower its batch "
-                "size, or ask for a whole GPU in compute"
+                f"node {socket.gethostname()}: {task.name} needs more memory than its GPU has ({one_line(error)}); "
+                "lower its batch size, or ask for a whole GPU in compute"
             )
         return Failed(one_line(error), type(error).__name__, traceback.format_exc())
+
+
+def why_lost(error: Exception) -> str:
+    """Why Ray gave a worker up, in words."""
+    import ray
+
+    return "out of memory" if isinstance(error, ray.exceptions.OutOfMemoryError) else type(error).__name__
+
+
+def remedy(kind: str, why: str) -> str:
+    """What to do where workers of a stage are lost again and again."""
+    if why == "out of memory":
+        return f"give it more (compute: {{{kind}: {{memory: GIB}}}}), or lower its batch size"
+    return "where the system killed it for memory, `dmesg` says so: ask for more in compute"
 
 
 def prepare(task: Task) -> None:

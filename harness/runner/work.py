@@ -63,6 +63,7 @@ def alone(task: Task, work: Work) -> Mapping[str, Any]:
     return {
         "node": socket.gethostname(),
         "device": store.device_name(),
+        "gpus": store.gpus(),
         "peak_memory_bytes": store.peak_memory(),
     }
 
@@ -84,7 +85,7 @@ def carry_out(task: Task, progress: Progress, function: Function | None = None) 
             os.replace(item.partial, item.folder)
     place = item.folder.relative_to(task.run).as_posix()
     verified = {name: entry for name, entry in record.known.items() if name.startswith(f"{place}/")}
-    cost = {name: about.get(name) for name in ("tokens", "device", "peak_memory_bytes", "node")}
+    cost = {name: about.get(name) for name in ("tokens", "device", "peak_memory_bytes", "node", "gpu_seconds")}
     return Made(about["artefacts"], {"seconds": about.get("wall_seconds")} | cost, verified)
 
 
@@ -107,13 +108,15 @@ def _made(task: Task, record: manifest.Record, progress: Progress, function: Fun
             raise UserError(f"{read}: damaged while `{stage.name}` read it; run the same command again")
     for name in ("spent.json", "begun.json"):
         (folder / name).unlink(missing_ok=True)
+    seconds = round(before + time.monotonic() - started, 3)
     about = {
         "stage": stage.name,
         "key": item.key,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": task.seed,
         **facts,
-        "wall_seconds": round(before + time.monotonic() - started, 3),
+        "wall_seconds": seconds,
+        "gpu_seconds": round(facts["gpus"] * seconds, 3),
         "tokens": work.tokens,
         "versions": store.versions(),
         "commit": store.commit(),

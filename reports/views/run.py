@@ -5,7 +5,7 @@ import time
 import pandas as pd
 import streamlit as st
 
-from harness import events
+from harness import events, logs, text
 from harness.errors import UserError
 from harness.events import State, clock
 from reports import dashboard
@@ -58,6 +58,10 @@ def head(state: State) -> None:
     for stage in state.stages.values():
         if stage.status == "failed":
             st.error(f"{dashboard.plain(stage.name)} failed: {dashboard.plain(stage.error)}")
+            log = logs.newest(state.folder, stage.name)
+            if log is not None:
+                with st.expander(f"The end of what it printed, {dashboard.plain(log.name)}"):
+                    st.code(text.terminal(text.redact(logs.tail(log))), language=None)
     if state.status == "killed":
         st.warning("The run ended without a word: it was killed, or its machine went down. Run the same command again.")
 
@@ -77,6 +81,7 @@ def stages(state: State) -> pd.DataFrame:
             "tokens/s": f"{stage.tokens / took:,.0f}" if took and stage.tokens else "",
             "memory": f"{peak / 2**30:.1f} GiB" if peak else "",
             "device": (stage.device or "").partition(" (")[0] if took is not None else "",
+            "GPU time": clock(stage.gpu_seconds) if took is not None and stage.gpu_seconds else "",
             "needs": ", ".join(stage.needs),
         })  # fmt: skip
     return pd.DataFrame(rows)

@@ -53,6 +53,12 @@ def test_a_failed_run_says_why(at_work: events.StageLog, tmp_path: Path, monkeyp
     assert not app.exception
     assert "the disk is full" in app.error[0].value
     assert "<b>" not in app.error[0].value
+    assert not app.expander
+    printed = tmp_path / "mine" / "stages" / "helpful_only" / "0123.partial" / "logs" / "node-7.txt"
+    printed.parent.mkdir(parents=True)
+    printed.write_text("Loading\nOSError: \x1b[31mthe disk is full\n")
+    app = open_page("run", tmp_path, monkeypatch)
+    assert [code.value for code in app.expander[0].code] == ["Loading\nOSError: \\x1b[31mthe disk is full"]
     assert "blur(6px)" in words(app)
 
 

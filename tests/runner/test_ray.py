@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from harness import code, events, store
+from harness import code, events, logs, store
 from harness.errors import UserError
 from harness.experiment import Compute, Need
 from harness.graph import Silent, Stage, Work
@@ -73,6 +73,7 @@ def fall(work: Work) -> None:
         raise UserError("the disk is full; free some space")
     if work.settings.how == "exit":
         sys.exit("no")
+    print("about to")
     raise ZeroDivisionError("nothing\nto divide by")
 
 
@@ -155,6 +156,10 @@ def test_an_error_in_a_worker_is_the_one_that_it_would_be_here(tmp_path: Path, h
     assert failed[0] == failed[1]
     if how == "other":
         assert any("in fall" in note for note in there.value.__notes__)  # where in its code
+        log = logs.newest(tmp_path / "ray", "s")
+        assert log is not None
+        assert "about to\n" in log.read_text()
+        assert "ZeroDivisionError: nothing" in logs.tail(log)
 
 
 @marked

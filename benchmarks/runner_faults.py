@@ -1,6 +1,6 @@
 """SIGKILL of workers and of the driver under `--runner ray`: does the run end with the same artefacts?
 
-    python benchmarks/runner_faults.py [--out FOLDER] [--own-cluster]
+    python benchmarks/runner_faults.py [--out FOLDER] [--own-cluster] [--trainings]
 
 Arms SL-CAI and RL-CAI of the tests' tiny random model, one run left alone and without Ray, two on Ray with two workers.
 In the middle of sampling, of PM training and of PPO the one loses the worker of that stage each time, and must end by
@@ -8,6 +8,9 @@ itself; the other loses its driver, and must end when the same command is given 
 (`--address`), so that a lost driver leaves workers behind; with `--own-cluster` each driver has its own. Compared byte
 for byte: every Parquet table and every model.safetensors. Prints a table, then one JSON line; exits with 1 where
 anything differs.
+
+`--trainings`: PM training and PPO have two workers each, and lose the one that writes; held against a run whose
+trainings have two workers, too, and lose none.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from typing import IO, Any
 
 import psutil
 import yaml
-from kill_campaign import ROOT, artefacts, command, finish, tiny_experiment
+from kill_campaign import ROOT, artefacts, command, tiny_experiment
 
 # A stage, and the file by which its work is seen to be in the middle.
 MIDDLE = {
@@ -38,22 +41,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="default: a temporary folder")
     parser.add_argument("--own-cluster", action="store_true")
+    parser.add_argument("--trainings", action="store_true")
     args = parser.parse_args()
     place = args.out or Path(tempfile.mkdtemp(prefix="cai-faults-"))
     place.mkdir(parents=True, exist_ok=True)
-    experiment = small(place)
-    if finish(experiment, place / "alone").returncode:
-        raise SystemExit("the run that was left alone failed; see above")
-    options = ["--runner", "ray"]
+    experiment, options = small(place, args.trainings), ["--runner", "ray"]
     if not args.own_cluster:
         import ray
 
         context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=2**27)
         options += ["--address", context.address_info["gcs_address"]]
+    words = [*command(experiment, place / "alone"), *(options if args.trainings else [])]
+    if start(words, (place / "alone.txt").open("w")).wait():
+        raise SystemExit(f"the run that was left alone failed; see {place / 'alone.txt'}")
     expected, rows = artefacts(place / "alone"), []
     heads = f"{'killed':8}{'in the middle of':>30}{'commands':>10}{'told':>6}"
     print(f"{heads}{'artefacts':>11}{'different':>11}{'seconds':>9}")
-    for victim in ("worker", "driver"):
+    for victim in ("training",) if args.trainings else ("worker", "driver"):
         row = with_kills(experiment, place / victim, options, victim)
         found = artefacts(place / victim)
         row["different"] = [n for n in sorted(expected.keys() | found.keys()) if expected.get(n) != found.get(n)]
@@ -67,12 +71,15 @@ def main() -> int:
     return 1 if any(row["different"] or row["failed"] for row in rows) else 0
 
 
-def small(place: Path) -> Path:
-    """The tests' tiny experiment with the arms that RL-CAI needs, and one suite."""
+def small(place: Path, trainings: bool) -> Path:
+    """The tests' tiny experiment with the arms that RL-CAI needs, and one suite; trainings: by two workers."""
     file = tiny_experiment(place)
     content = yaml.safe_load(file.read_text())
     content |= {"arms": ["sl_cai", "rl_cai"], "suites": ["pm_score"], "revise": {"rounds": 4}, "pm": {"epochs": 2}}
     content["rl"] |= {"updates": 6}
+    if trainings:
+        two = {"workers": 2, "cpus": 1}
+        content["compute"] = {"sft": two, "pm": two, "rl": two}
     file.write_text(yaml.safe_dump(content))
     return file
 
@@ -86,12 +93,15 @@ def with_kills(experiment: Path, folder: Path, options: list[str], victim: str) 
     log = (folder.parent / f"{victim}.txt").open("w+")
     process, commands, middle = start(words, log), 1, []
     for what, (stage, file) in MIDDLE.items():
+        if victim == "training" and what == "sampling":
+            continue
         home = folder / "stages" / stage
+        lock = folder / ".workers" / stage / ".lock" if victim == "training" else home / ".lock"
         while not list(home.glob(f"*.partial/{file}")):
             if process.poll() is not None:
                 raise SystemExit(f"{stage} was never seen at work; see {log.name}")
             time.sleep(0.005)
-        victims = [psutil.Process(process.pid)] if victim == "driver" else list(holders(home / ".lock"))
+        victims = [psutil.Process(process.pid)] if victim == "driver" else list(holders(lock))
         for found in victims:
             found.kill()
         if victims and not list(home.glob("*/manifest.json")):

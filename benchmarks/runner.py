@@ -1,9 +1,11 @@
-"""What a stage costs beside its work: locally, on Ray, and a bare task of Ray's; and a study of seeds, at once or not.
+"""What a stage costs beside its work: locally, on Ray, and a bare task of Ray's; sampling by two workers; a study.
 
-    python benchmarks/runner.py [--stages 1000] [--study] [--out FOLDER]
+    python benchmarks/runner.py [--stages 1000] [--sampling ROWS] [--study] [--out FOLDER]
 
 Stages that do nothing, none waiting for another, by the local runner and by the Ray runner with two workers, beside as
-many tasks of Ray's that do nothing either; each kind is warmed up with ten. With `--study`, all arms of the tests' tiny
+many tasks of Ray's that do nothing either; each kind is warmed up with ten. With `--sampling`, so many answers of a random
+model by one single-threaded worker and by two that share the rows, as a user runs it, with what starting an engine takes;
+1,000 take one worker some 20 s; the tables are compared byte for byte. With `--study`, all arms of the tests' tiny
 random model at three seeds, on two workers and locally, one after the other; tables and weights are compared. Prints a
 table, then one JSON line.
 """
@@ -19,9 +21,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from kill_campaign import ROOT, artefacts, command, tiny_experiment
 
 sys.path.insert(0, str(ROOT))
+from harness import store
+from harness.experiment import Compute, Need
 from harness.graph import Stage, Work
 from harness.runner import local
 from harness.runner import ray as on_ray
@@ -35,6 +40,7 @@ def nothing(work: Work) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stages", type=int, default=1000)
+    parser.add_argument("--sampling", type=int, metavar="ROWS")
     parser.add_argument("--study", action="store_true")
     parser.add_argument("--out", type=Path, help="default: a temporary folder")
     args = parser.parse_args()
@@ -45,13 +51,19 @@ def main() -> int:
     for what, milliseconds in took.items():
         print(f"{what:30}{milliseconds:8.1f}")
     found: dict[str, Any] = {"stages": args.stages, "milliseconds": took}
+    if args.sampling:
+        found["sampling"] = sampling(args.sampling, place)
+        print(f"{'sampling':30}{'s':>8}")
+        for workers in ("1", "2"):
+            print(f"{workers + (' workers' if workers == '2' else ' worker'):30}{found['sampling'][workers]:8.1f}")
+        print(f"{'times':30}{found['sampling']['times']:8.2f}")
     if args.study:
         found["study"] = study(place)
         print(f"{'three seeds':30}{'s':>8}")
         for what in ("local", "ray"):
             print(f"{what:30}{found['study'][what]:8.0f}")
     print(json.dumps(found))
-    return 0
+    return 0 if found.get("sampling", {"same": True})["same"] else 1
 
 
 def overhead(n: int, place: Path) -> dict[str, float]:
@@ -76,6 +88,42 @@ def overhead(n: int, place: Path) -> dict[str, float]:
         local.execute(stages(count), place / f"local-{count}", seed=0)
         took["local"] = 1000 * (time.monotonic() - began) / count
     return took
+
+
+def answer(work: Work) -> None:
+    """Answers of 64 tokens, 16 a batch."""
+    from harness.models.open import open_model
+
+    model = open_model(work.models["base"], engine="transformers", batch_size=16)
+    prompts = [f"Say what {number} is." for number in range(work.settings.rows)]
+    said = model.sample(prompts, max_new_tokens=64, seed=0)
+    store.write_table(work.folder / "answers.parquet", pd.DataFrame({"answer": [one.text for one in said]}))
+
+
+def sampling(rows: int, place: Path) -> dict[str, Any]:
+    """Seconds that one worker and two take over the same answers, from the stage's manifest."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tiny_experiment(place)
+    model = place / "sampled"
+    shape = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 8}
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(place / "tiny")
+    torch.manual_seed(0)
+    ids = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    LlamaForCausalLM(LlamaConfig(**shape, **ids)).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    stage = Stage("answers", answer, {"rows": rows}, models={"base": str(model)}, kind="sample")
+    found: dict[str, Any] = {"rows": rows}
+    tables = []
+    with on_ray.cluster():
+        for workers in (1, 2):
+            asked = Compute(sample=Need(workers=workers, cpus=1))
+            folder = on_ray.execute([Run([stage], place / f"sampled-by-{workers}", 0)], asked=asked)[0]["answers"]
+            found[str(workers)] = json.loads((folder / "manifest.json").read_text())["wall_seconds"]
+            tables.append((folder / "answers.parquet").read_bytes())
+    found |= {"times": round(found["1"] / found["2"], 2), "same": tables[0] == tables[1]}
+    return found
 
 
 def study(place: Path) -> dict[str, object]:

@@ -18,9 +18,10 @@ from constitutions import Constitution, Excerpt
 from harness import compare, store
 from harness.draws import uniforms
 from harness.graph import Work
+from harness.kept import Done, Rows
 from harness.models import chat
 from harness.models.base import LanguageModel
-from pipelines.artefacts import Done, Rows, as_asked
+from pipelines.artefacts import as_asked
 
 COLUMNS = [
     "prompt", "response_a", "response_b", "principle", "p_a", "p_a_raw", "p_a_forward", "p_a_swapped",

@@ -20,9 +20,10 @@ from harness import store
 from harness.draws import uniforms
 from harness.errors import UserError
 from harness.graph import Work
+from harness.kept import Done, Rows
 from harness.models import chat
 from harness.models.base import LanguageModel, Sample
-from pipelines.artefacts import Done, Rows, as_asked, load_generator
+from pipelines.artefacts import as_asked, load_generator
 
 COLUMNS = [
     "prompt", "arm", "sample", "revision", "principle", "critique", "response", "ended", "mode", "n_principles",

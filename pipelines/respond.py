@@ -6,8 +6,9 @@ import pandas as pd
 
 from harness import store
 from harness.graph import Work
+from harness.kept import Done
 from harness.models.base import Sample
-from pipelines.artefacts import Done, as_asked, load_generator, train_prompts
+from pipelines.artefacts import as_asked, load_generator, train_prompts
 
 COLUMNS = ["prompt", "sample", "response", "ended"]
 

@@ -19,9 +19,10 @@ from harness.data import KINDS
 from harness.draws import uniforms
 from harness.errors import UserError
 from harness.graph import Work
+from harness.kept import Done, Rows
 from harness.models import chat
 from harness.models.base import Sample
-from pipelines.artefacts import Done, Rows, load_generator, train_prompts
+from pipelines.artefacts import load_generator, train_prompts
 
 ATTEMPTS = 8  # at most, for each prompt that is asked for
 SHOTS = 5  # training prompts that an attempt sees

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pandas as pd
 
 from harness import store
 from harness.graph import Work
+from harness.kept import Done
+from harness.models.base import Sample
 from suites import chosen
 
 KINDS = ("harmless", "helpful")
@@ -20,7 +23,7 @@ OPTIONS = ("scale.batch_size",)
 
 
 def sample_arm(work: Work) -> None:
-    """Answers of an arm, and of its snapshots, to the held-out prompts: responses.parquet. Resumes model by model.
+    """Answers of an arm, and of its snapshots, to the held-out prompts: responses.parquet. Resumes row by row.
 
     With the input `result` (`chosen.choose`) that is the final model, and the last one a snapshot among the others.
     """
@@ -35,31 +38,42 @@ def sample_arm(work: Work) -> None:
         checkpoints = chosen.checkpoints(policy, work.inputs.get("result"))
     asked = heldout.loc[heldout.index.repeat(settings.scale.samples_per_prompt)]
     asked = asked.assign(sample=asked.groupby(["kind", "prompt"]).cumcount())
-    for number, (step, path) in enumerate(checkpoints):
-        part = work.folder / f"part-{number:03d}.parquet"
-        if part.exists():
-            work.count(None)  # an earlier try sampled it
-        else:
+    prompts = asked["prompt"].tolist()
+    # The same stream for every arm: differences between arms are not differences of luck alone.
+    keys = [f"{p}/{s}" for p, s in zip(prompts, asked["sample"], strict=True)]
+    done = Done(work, len(prompts) * len(checkpoints), "answers")
+    earlier = {(row["checkpoint"], row["place"]) for row in done.rows}
+    for number, (_, path) in enumerate(checkpoints):
+        left = [place for place in range(len(prompts)) if (number, place) not in earlier]
+        if left:
             model = open_model(path, engine=settings.models.engine, batch_size=work.options.scale.batch_size)
-            samples = model.sample(
-                asked["prompt"].tolist(),
+            model.sample(
+                [prompts[place] for place in left],
                 max_new_tokens=settings.scale.max_new_tokens,
-                # The same stream for every arm: differences between arms are not differences of luck alone.
-                keys=[f"{p}/{s}" for p, s in zip(asked["prompt"], asked["sample"], strict=True)],
+                keys=[keys[place] for place in left],
                 seed=settings.seed,
+                on_batch=partial(_keep, done, number, left),
             )
-            said: dict[str, Any] = {
-                "response": [sample.text for sample in samples],
-                "ended": [sample.ended for sample in samples],
-            }
-            table = asked[["prompt", "kind", "sample"]].assign(**said, arm=settings.arm, step=step)
-            store.write_table(part, table.astype({"step": "Int64"}))
             work.count(model.tokens)
-        work.progress.advance(number + 1, len(checkpoints), "checkpoints sampled")
-    parts = sorted(work.folder.glob("part-*.parquet"))
-    store.write_table(work.folder / "responses.parquet", pd.concat(map(pd.read_parquet, parts), ignore_index=True))
-    for part in parts:
-        part.unlink()
+    said = pd.DataFrame(done.rows, columns=["checkpoint", "place", "response", "ended"])
+    parts = []
+    for number, (step, _) in enumerate(checkpoints):
+        own = said[said["checkpoint"] == number].sort_values("place")
+        told: dict[str, Any] = {"response": own["response"].tolist(), "ended": own["ended"].tolist()}
+        table = asked[["prompt", "kind", "sample"]].assign(**told, arm=settings.arm, step=step)
+        parts.append(table.astype({"step": "Int64"}))
+    store.write_table(work.folder / "responses.parquet", pd.concat(parts, ignore_index=True))
+    done.remove()
+
+
+def _keep(done: Done, checkpoint: int, left: Sequence[int], index: Sequence[int], samples: Sequence[Sample]) -> None:
+    """Keep a batch of a checkpoint's answers to the prompts at `left`."""
+    done.keep(
+        [
+            {"checkpoint": checkpoint, "place": left[i], "response": one.text, "ended": one.ended}
+            for i, one in zip(index, samples, strict=True)
+        ]
+    )
 
 
 def sample_best(work: Work) -> None:

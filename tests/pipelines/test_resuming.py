@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from harness.experiment import Experiment
 from harness.graph import Stage, Work
+from harness.kept import Done, Rows
 from pipelines import arms
-from pipelines.artefacts import Done, Rows
 
 KEPT = "done.jsonl"
 

@@ -40,8 +40,9 @@ def answers(work: Work) -> None:
 
     deaths: how many engines. end: after how many batches this process is killed, once.
     """
+    from harness.kept import Done
     from harness.models.open import open_model
-    from pipelines.artefacts import Done, as_asked
+    from pipelines.artefacts import as_asked
 
     prompts = [f"Say {'again ' * (i % 7)}what {i} is." for i in range(60)]
     done = Done(work, len(prompts), "answers")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,9 +37,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def __init__(self, place: Path):
             self.name = place.name
 
-        def sample(self, prompts: Sequence[str], **_: Any) -> list[Any]:
+        def sample(self, prompts: Sequence[str], on_batch: Callable[..., None] | None = None, **_: Any) -> list[Any]:
             seen.extend(prompts)
-            return [SimpleNamespace(text=self.name, ended=True) for _ in prompts]
+            said = [SimpleNamespace(text=self.name, ended=True) for _ in prompts]
+            for i, one in reversed(list(enumerate(said)) if on_batch else []):  # in any order
+                on_batch([i], [one])
+            return said
 
     monkeypatch.setattr(models, "open_model", lambda place, **_: Model(Path(place)))
     pm = SimpleNamespace(score=lambda prompts, texts: np.array([SCORES[text] for text in texts]))
@@ -109,6 +112,37 @@ def test_what_was_chosen_is_sampled_as_the_final_model_and_the_last_as_a_snapsho
         }
         assert found == {step: {text} for step, text in said.items()}
         assert all(prompt.startswith("heldout") for prompt in rows["prompt"])
+
+
+def test_a_killed_sampling_goes_on_row_by_row(
+    work: Work, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"seed": 0, "scale.samples_per_prompt": 2, "scale.max_new_tokens": 8, "models.engine": "transformers",
+                "arm": "rl_cai"}  # fmt: skip
+    inputs = {"data": work.inputs["data"], "policy": work.inputs["arm"]}
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    sample.sample_arm(Work(tmp_path / "whole", Values(settings), inputs, options=work.options))
+    whole = len(asked)
+    del asked[:]
+    keep, left = sample._keep, [5]
+
+    def killed(*arguments: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        keep(*arguments)
+
+    monkeypatch.setattr(sample, "_keep", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sample.sample_arm(Work(tmp_path / "killed", Values(settings), inputs, options=work.options))
+    monkeypatch.setattr(sample, "_keep", keep)
+    del asked[:]
+    sample.sample_arm(Work(tmp_path / "killed", Values(settings), inputs, options=work.options))
+    assert len(asked) == whole - 5
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["responses.parquet"]
+    tables = [(tmp_path / name / "responses.parquet").read_bytes() for name in ("whole", "killed")]
+    assert tables[0] == tables[1]
 
 
 def test_along_rl_it_stands_at_its_own_update() -> None:

@@ -186,10 +186,7 @@ class SpreadModel(OneTurn):
 
     def __init__(self, own: Splits, copies: Copies):
         self.own, self.copies = own, copies
-
-    @property
-    def tokens(self) -> int:
-        return self.own.tokens + self.copies.tokens
+        self.tokens = 0
 
     @property
     def parameters(self) -> int | None:
@@ -210,7 +207,7 @@ class SpreadModel(OneTurn):
         results: dict[int, list[Sample]] = {}
 
         def rows(batch: list[int]) -> dict[str, Any]:
-            taken = {"prompts": prompts, "requests": requests, "keys": keys}
+            taken: dict[str, Sequence[Any]] = {"prompts": prompts, "requests": requests, "keys": keys}
             how = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
             return {name: [values[i] for i in batch] for name, values in taken.items()} | how
 
@@ -220,6 +217,7 @@ class SpreadModel(OneTurn):
             lambda batch: ("converse", rows(batch)),
             _keeping(results, on_batch),
         )
+        self.tokens = self.own.tokens + self.copies.tokens
         return [results[i] for i in range(len(prompts))]
 
     def choose(
@@ -250,6 +248,7 @@ class SpreadModel(OneTurn):
             lambda batch: ("choose", rows(batch)),
             _keeping(results, on_batch),
         )
+        self.tokens = self.own.tokens + self.copies.tokens
         return [results[i] for i in range(len(prompts))]
 
 

@@ -6,7 +6,7 @@ Heavy libraries are imported inside functions, so that a plan loads no torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,10 +46,15 @@ def lora_of(work: Work) -> Lora | None:
 
 def train_prompts(work: Work, *kinds: str, uses: Sequence[str] = ()) -> list[str]:
     """Training prompts of those kinds, then those that the model wrote for `uses`, where the stage has any."""
-    rows = pd.read_parquet(work.inputs["data"] / "prompts.parquet")
+    return prompts_in(work.inputs, kinds, uses)
+
+
+def prompts_in(inputs: Mapping[str, Path], kinds: Sequence[str], uses: Sequence[str]) -> list[str]:
+    """As `train_prompts`, of a stage whose inputs lie in the folders `inputs`."""
+    rows = pd.read_parquet(inputs["data"] / "prompts.parquet")
     found = list(rows.loc[(rows["split"] == "train") & rows["kind"].isin(kinds), "prompt"])
-    if "written" in work.inputs:
-        written = pd.read_parquet(work.inputs["written"] / "written.parquet")
+    if "written" in inputs:
+        written = pd.read_parquet(inputs["written"] / "written.parquet")
         found += list(written.loc[written["use"].isin(uses) & written["kind"].isin(kinds), "prompt"])
     return found
 

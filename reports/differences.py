@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from reports import opening
+from reports import opening, tables
 from reports.load import RunData
 
 NOT_RECORDED = "not recorded"
@@ -48,9 +48,8 @@ def _facts(run: RunData) -> Iterator[tuple[tuple[str, str], str]]:
 
 def _keys(run: RunData) -> dict[str, str]:
     """Keys by stage: of the same key, two stages hold the same."""
-    stages = run.about.get("stages")
-    rows = [row for row in stages if isinstance(row, dict)] if isinstance(stages, list) else []
-    return {str(row["stage"]): str(row["key"]) for row in rows if "stage" in row and "key" in row}
+    stages = tables.stages(run)
+    return dict(zip(stages["stage"], stages["key"], strict=True)) if {"stage", "key"} <= set(stages) else {}
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -153,6 +153,12 @@ def provenance(run: RunData) -> list[tuple[str, str]]:
     return [(what, value or "not recorded") for what, value in rows]
 
 
+def stages(run: RunData) -> pd.DataFrame:
+    """What each stage cost (stage, key, finished, wall_seconds, ...); empty where the run does not say."""
+    said = run.about.get("stages")
+    return pd.DataFrame([row for row in said if isinstance(row, dict)] if isinstance(said, list) else [])
+
+
 def _results(run: RunData) -> str:
     """Which snapshot counts as the result of each arm, and by which rule."""
     rl = run.experiment.get("rl")

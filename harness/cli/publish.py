@@ -56,16 +56,17 @@ def write(run: Path, name: str, repo: str, folder: Path) -> Path:
     import shutil
 
     from harness import store
+    from harness.models import outside
     from harness.quiet import quiet
     from reports import model_card
     from reports.load import RunData
 
-    stage, data = _stage(run, name), RunData(run)
+    stage, data = stage_of(run, name), RunData(run)
     weights = _result(data, name, stage)
     quiet()
     store.writable(folder.parent)
     with store.disk_space(folder):
-        pm = _merged(weights, folder)
+        pm = outside.merged(weights, folder)
         card = model_card.text(data, name, stage, repo, pm=pm)
         store.write_text(folder / "README.md", card)
         report = run / "report" / "index.html"
@@ -75,7 +76,7 @@ def write(run: Path, name: str, repo: str, folder: Path) -> Path:
     return folder
 
 
-def _stage(run: Path, name: str) -> Path:
+def stage_of(run: Path, name: str) -> Path:
     """The folder of the newest finished stage that made model `name`."""
     from harness import manifest
     from harness.errors import UserError
@@ -99,32 +100,6 @@ def _result(run: RunData, name: str, stage: Path) -> Path:
         return stage / "model"
     (row,) = found.to_dict("records")
     return chosen.saved(stage, row["last"])[row["step"]]
-
-
-def _merged(model: Path, folder: Path) -> bool:
-    """Write the model with all its weights into `folder`; whether it is a preference model."""
-    import json
-
-    import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-
-    from harness.models import checkpoints, outside
-
-    adapter = model / "adapter_config.json"
-    about = json.loads((adapter if adapter.is_file() else model / "config.json").read_text(encoding="utf-8"))
-    kinds = [str(about.get("task_type")), *map(str, about.get("architectures") or [])]
-    pm = any(kind == "SEQ_CLS" or "SequenceClassification" in kind for kind in kinds)
-    if pm:
-        classifier, dtype = AutoModelForSequenceClassification, torch.float32
-        merged, tokenizer = checkpoints.load_model(classifier, model, num_labels=1, dtype=dtype)
-        outside.preference_model(tokenizer)
-    else:
-        merged, tokenizer = checkpoints.load_model(AutoModelForCausalLM, model, dtype="auto")
-        outside.policy(tokenizer)
-    merged.config._name_or_path = ""  # a path on this machine means nothing elsewhere
-    checkpoints.save(merged, tokenizer, folder)
-    outside.for_older_transformers(folder)
-    return pm
 
 
 def upload(folder: Path, repo: str, *, private: bool) -> str:

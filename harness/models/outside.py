@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.models import chat
+from harness.models import chat, checkpoints
 
 _HH_LAYOUT = (
     "%s{%% for m in messages %%}{%% if m['role'] == 'assistant' %%}{{ '\\n\\nAssistant: ' + m['content'] | trim }}"
@@ -96,3 +96,29 @@ def for_older_transformers(folder: Path) -> None:
         about |= {name: rope.pop(name) for name in names if name in rope}
         about |= {"rope_scaling": rope} if rope.get("rope_type", "default") != "default" else {}
     file.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def merged(model: str | Path, folder: Path) -> bool:
+    """Write `model` with all its weights into `folder`, for other programs; whether it is a preference model."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    pm = isinstance(model, Path) and _is_pm(model)
+    if pm:
+        classifier, dtype = AutoModelForSequenceClassification, torch.float32
+        found, tokenizer = checkpoints.load_model(classifier, model, num_labels=1, dtype=dtype)
+        preference_model(tokenizer)
+    else:
+        found, tokenizer = checkpoints.load_model(AutoModelForCausalLM, model, dtype="auto")
+        policy(tokenizer)
+    found.config._name_or_path = ""  # a path on this machine means nothing elsewhere
+    checkpoints.save(found, tokenizer, folder)
+    for_older_transformers(folder)
+    return pm
+
+
+def _is_pm(model: Path) -> bool:
+    adapter = model / "adapter_config.json"
+    about = json.loads((adapter if adapter.is_file() else model / "config.json").read_text(encoding="utf-8"))
+    kinds = [str(about.get("task_type")), *map(str, about.get("architectures") or [])]
+    return any(kind == "SEQ_CLS" or "SequenceClassification" in kind for kind in kinds)

@@ -123,7 +123,7 @@ if len(verdicts):
     )
     dashboard.download(verdicts, "comparison")
 else:
-    st.info("Nothing can be compared: neither side has per-response tables.")
+    st.info("No metric can be compared; the lines below say why.")
 if not two_runs:
     elo = compare.elo_differences(run, base_arm, other_arm)
     if len(elo):

@@ -50,8 +50,8 @@ if len(scale):
 
 st.subheader("Provenance")
 dashboard.html_table(pd.DataFrame(tables.provenance(run), columns=["what", "value"]))
-stages = run.about.get("stages")
-if stages is not None:
+stages = tables.stages(run)
+if len(stages):
     with st.expander("Stages"):
         dashboard.frame(stages)
 missing_parts = run.missing()

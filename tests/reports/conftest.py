@@ -241,6 +241,8 @@ def _about(name: str) -> dict:
             "models": {"base": "smollm2-135m"}, "scale": {"heldout_prompts": 12},
             "data": ["harmless labels: the shipped pairs, a stand-in for human labels"],
             "wall_seconds": 900.0, "tokens": 120000, "peak_memory_bytes": 1 << 32,
+            "stages": [{"stage": "data", "key": "a1", "wall_seconds": 1.0, "tokens": None, "device": None},
+                       {"stage": "rl_cai", "key": "b2", "wall_seconds": 60.0, "tokens": 5000, "device": "cpu"}],
             "human_harm_labels": {arm: 64 if arm == "hh_rlhf" else 0 for arm in ARMS}}  # fmt: skip
 
 

@@ -69,6 +69,13 @@ def test_page_opens_on_a_whole_run(page: Path, run_folder: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_page_opens_on_a_run_that_was_trained(page: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = open_page(page, tiny_run, monkeypatch, uncovered=True)
+    assert not app.exception
+    assert not app.error
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 @pytest.mark.parametrize(
     "state", ["empty", "absent", "under way", "only run.json", "foreign", "cut short", "odd columns"]
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.data_loader import SeedableRandomSampler
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback
 from transformers.utils import logging as hf_logging
 from trl import SFTTrainer
@@ -84,7 +84,7 @@ class StepsShared:
 
 
 @dataclass
-class _Blank:
+class _Blank(Dataset[Any]):
     """Rows, and a blank one after the last."""
 
     rows: Any

@@ -113,3 +113,16 @@ def test_every_stage_of_a_run_has_a_kind_that_compute_knows() -> None:
                        "chains.critiqued": "sample", "sample.pretrained": "sample", "feedback.plain": "label",
                        "responses": "score", "along.rl_cai": "score", "judges": "model"}.items():  # fmt: skip
         assert kinds[name] == kind
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"sample": {"workers": 2, "shard": True}}, "sample: nothing is trained"),
+        ({"rl": {"shard": True}}, "rl: one worker has nothing to shard"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused(asked: dict[str, dict[str, object]], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Compute.model_validate(asked)
+    assert Compute.model_validate({"rl": {"workers": 2, "shard": True}}).rl.shard

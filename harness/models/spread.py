@@ -85,8 +85,12 @@ class Copies:
         here: what this process makes of a batch. there: the method and arguments by which a helper makes the same.
         """
         shares = _Shares(batches, hear)
-        for helper in _helpers if len(batches) > 1 else ():
-            threading.Thread(target=self._serve, args=(shares, helper, there), daemon=True).start()
+        threads = [
+            threading.Thread(target=self._serve, args=(shares, helper, there), daemon=True)
+            for helper in (_helpers if len(batches) > 1 else ())
+        ]
+        for thread in threads:
+            thread.start()
         try:
             while (batch := shares.take()) is not None:
                 shares.ended(batch, here(batch))
@@ -95,6 +99,8 @@ class Copies:
             raise
         if shares.failure is not None:
             raise shares.failure
+        for thread in threads:  # none asks its helper for this model once another is opened
+            thread.join()
         self.tokens += shares.tokens
 
     def _serve(
@@ -103,7 +109,7 @@ class Copies:
         """Have `helper` carry out batches until none is left."""
         try:
             while not shares.over():
-                if not helper.ready(self.loading, wait=0.5):
+                if not helper.ready(self.loading, wait=0.2):
                     continue
                 batch = shares.take()
                 if batch is None:
@@ -180,10 +186,7 @@ class SpreadModel(OneTurn):
 
     def __init__(self, own: Splits, copies: Copies):
         self.own, self.copies = own, copies
-
-    @property
-    def tokens(self) -> int:
-        return self.own.tokens + self.copies.tokens
+        self.tokens = 0
 
     @property
     def parameters(self) -> int | None:
@@ -204,7 +207,7 @@ class SpreadModel(OneTurn):
         results: dict[int, list[Sample]] = {}
 
         def rows(batch: list[int]) -> dict[str, Any]:
-            taken = {"prompts": prompts, "requests": requests, "keys": keys}
+            taken: dict[str, Sequence[Any]] = {"prompts": prompts, "requests": requests, "keys": keys}
             how = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
             return {name: [values[i] for i in batch] for name, values in taken.items()} | how
 
@@ -214,6 +217,7 @@ class SpreadModel(OneTurn):
             lambda batch: ("converse", rows(batch)),
             _keeping(results, on_batch),
         )
+        self.tokens = self.own.tokens + self.copies.tokens
         return [results[i] for i in range(len(prompts))]
 
     def choose(
@@ -244,6 +248,7 @@ class SpreadModel(OneTurn):
             lambda batch: ("choose", rows(batch)),
             _keeping(results, on_batch),
         )
+        self.tokens = self.own.tokens + self.copies.tokens
         return [results[i] for i in range(len(prompts))]
 
 

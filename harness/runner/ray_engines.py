@@ -58,7 +58,8 @@ class RayHelper:
             if not ray.wait([self.opening], timeout=wait)[0]:
                 return False
             node, self.process = self._value(self.opening)
-            self.nodes.append(node)
+            if node not in self.nodes[-1:]:
+                self.nodes.append(node)
         except LostError:
             return False
         return True

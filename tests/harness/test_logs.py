@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from harness import logs, manifest
+from harness import events, logs, manifest
+
+Cai = Callable[..., tuple[int, str, str]]
 
 
 def fall() -> None:
@@ -58,3 +61,18 @@ def test_the_log_of_unfinished_work_comes_first(tmp_path: Path) -> None:
     found = logs.newest(tmp_path, "s")
     assert found is not None
     assert found.read_text() == "0123.partial"
+
+
+def test_status_names_the_log_of_a_failed_stage(cai: Cai, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "stages" / "sl_cai" / "0123.partial" / "logs").mkdir(parents=True)
+    with events.Log(run) as log:
+        log.begin({"sl_cai": []})
+        log.stage("sl_cai", 1, 1)
+        log.failed("sl_cai", OSError("the disk is full"))
+    assert "What it printed" not in cai("status", run)[1]
+    printed = run / "stages" / "sl_cai" / "0123.partial" / "logs" / "node-7.txt"
+    printed.write_text("much\n")
+    code, out, _ = cai("status", run)
+    assert code == 0
+    assert "".join(out.split()).endswith(f"Whatitprinted:{printed}")

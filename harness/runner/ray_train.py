@@ -105,4 +105,4 @@ def _lost(error: Any) -> str:
         if isinstance(found, UserError) or not any(word in str(found) for word in ("gloo", "NCCL", "ProcessGroup")):
             found.add_note(str(error))
             raise found
-    return one_line(failures[0])[:200]
+    return one_line(next((f for f in failures if type(f).__module__.startswith("ray.")), failures[0]))[:200]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,8 +129,9 @@ def test_an_error_in_an_engine_is_the_stages(tmp_path: Path) -> None:
 
 
 def fail(work: Work) -> None:
+    """An engine that fails at once, while this process has much to do."""
     copies = spread.Copies(unlucky)
-    copies.each([[i] for i in range(10**6)], len, lambda batch: ("copy", {}), lambda *_: None)
+    copies.each([[i] for i in range(6000)], lambda _: time.sleep(0.05), lambda _: ("copy", {}), lambda *_: None)
 
 
 def unlucky() -> None:

@@ -46,10 +46,12 @@ def train(
     split: bool = False,
 ) -> pd.DataFrame:
     """RL from `start` against `pm` by PPO, RLOO or GRPO; the log (step, reward, kl, ...)."""
-    if split and (settings.algorithm in GROUP or settings.engine == "vllm"):
-        with_ = f"algorithm {settings.algorithm}" if settings.algorithm in GROUP else "engine vllm"
-        raise UserError(f"compute.rl.shard: not with rl.{with_}, which samples from a whole policy; leave `shard` out")
-    if settings.engine == "vllm" and ranks.size() > 1:
+    if split and settings.algorithm in GROUP:
+        raise UserError(
+            f"compute.rl.shard: rl.algorithm {settings.algorithm} samples from a whole policy; leave `shard` out, or "
+            "use ppo"
+        )
+    if settings.algorithm == "ppo" and settings.engine == "vllm" and ranks.size() > 1:
         raise UserError("rl.engine: vllm samples for one worker; leave compute.rl.workers out, or use transformers")
     policy, tokenizer = _policy(start, lora, seed, split)
     if settings.algorithm in GROUP:

@@ -98,10 +98,11 @@ def _rank(task: Task, driver: Driver, mail: Any, origin: str, sharded: bool) -> 
 
 def _lost(error: Any) -> str:
     """Why a worker was lost. Raises what one of them raised by itself, and not for the loss of another."""
-    failures = getattr(error, "worker_failures", {0: error})
-    raised = [getattr(failure, "_base_exc", None) for failure in failures.values()]
-    for found in sorted(filter(None, raised), key=lambda e: not isinstance(e, UserError)):
+    failures = list(getattr(error, "worker_failures", {0: error}).values())
+    own = [getattr(failure, "_base_exc", failure) for failure in failures]  # as Ray Train may wrap it
+    own = [failure for failure in own if not type(failure).__module__.startswith("ray.")]
+    for found in sorted(own, key=lambda failure: not isinstance(failure, UserError)):
         if isinstance(found, UserError) or not any(word in str(found) for word in ("gloo", "NCCL", "ProcessGroup")):
             found.add_note(str(error))
             raise found
-    return one_line(next(iter(failures.values())))[:200]
+    return one_line(next((f for f in failures if type(f).__module__.startswith("ray.")), failures[0]))[:200]

@@ -132,3 +132,14 @@ def test_arms_that_two_workers_train_end_in_the_report(tiny_model: Path, tmp_pat
         numbers = one.select_dtypes("number").columns
         np.testing.assert_allclose(one[numbers], two[numbers], atol=1e-4)
         assert one.drop(columns=numbers).equals(two.drop(columns=numbers))
+
+
+def test_the_first_cause_is_told_and_not_the_others_that_waited_for_it() -> None:
+    from ray.exceptions import ActorDiedError
+    from ray.train import WorkerGroupError
+
+    waiting = RuntimeError("[gloo/transport/tcp/pair.cc:1] Connection closed by peer")
+    assert "died" in ray_train._lost(WorkerGroupError("", {0: waiting, 1: ActorDiedError()}))
+    for raised in (UserError("the loss is not finite"), ZeroDivisionError("nothing")):
+        with pytest.raises(type(raised), match=str(raised)):
+            ray_train._lost(WorkerGroupError("", {0: waiting, 1: raised}))

@@ -23,6 +23,7 @@ from pipelines import (
     ai_feedback,
     best_of,
     critique_revise,
+    dpo,
     preference_model,
     respond,
     rl,
@@ -244,7 +245,7 @@ class Builder:
             inputs |= {"pm": pm}
         return Stage(
             arm,
-            rl.train_dpo if algorithm == "dpo" else rl.train_rl,
+            dpo.train_dpo if algorithm == "dpo" else rl.train_rl,
             self.experiment.settings(*rl.SETTINGS[algorithm])
             | {"arm": arm}
             | ({"human": human} if algorithm == "dpo" else {"prompts": prompts}),

@@ -1,6 +1,6 @@
-"""Reinforcement learning of a policy: our PPO (the paper's method), or TRL's RLOO, GRPO and DPO on the same data.
+"""Reinforcement learning of a policy against a PM: our PPO (the paper's method), or TRL's RLOO and GRPO.
 
-Each leaves `model/` (full weights), `snapshots/step-*/` and a log with one row an update.
+Each leaves `model/` (full weights), `snapshots/step-*/` and a log with one row an update, as `dpo.py` does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from harness.graph import Progress, Work
 from harness.models import chat, checkpoints, scorer
 from pipelines import card as cards
 from pipelines.artefacts import load_pm, lora_of, start_of, train_prompts
-from pipelines.preference_model import PAIRS, ai_pairs
 
 SAMPLES = 3  # answers of an update that who watches a run is shown
 
@@ -53,9 +52,9 @@ def train(
         )
     if settings.algorithm == "ppo" and settings.engine == "vllm" and ranks.size() > 1:
         raise UserError("rl.engine: vllm samples for one worker; leave compute.rl.workers out, or use transformers")
-    policy, tokenizer = _policy(start, lora, seed, split)
+    policy, tokenizer = start_policy(start, lora, seed, split)
     if settings.algorithm in GROUP:
-        card = _card(arm, start, settings)
+        card = arm_card(arm, start, settings)
         return _grouped(
             policy,
             tokenizer,
@@ -107,7 +106,7 @@ def train(
         progress.row(row | {"samples": list(latest)})
         latest.clear()
 
-    card, engine = _card(arm, start, settings), None
+    card, engine = arm_card(arm, start, settings), None
     if settings.engine == "vllm":
         from harness.models import vllm
 
@@ -128,89 +127,6 @@ def train(
     )
     cards.write(out / "model", _final(card))
     return log
-
-
-def dpo(
-    start: str | Path,
-    pairs: pd.DataFrame,
-    out: Path,
-    settings: Rl,
-    *,
-    arm: str,
-    lora: Lora | None,
-    max_length: int,
-    seed: int,
-    report_to: str,
-    checkpoint_every: int = 1,
-    progress: Progress,
-    split: bool = False,
-) -> pd.DataFrame:
-    """DPO from `start` on `pairs` (prompt, chosen, rejected, p = P(chosen is better)); beta is `kl_coef`.
-
-    A soft label is a target for the implied preference, not rounded. An optimiser step reads minibatch_size x
-    gradient_accumulation pairs. Where `pairs` has chosen_ended and rejected_ended, a cut answer gets no end of turn.
-    """
-    from datasets import Dataset
-    from trl import DPOConfig
-    from trl.trainer.utils import disable_dropout_in_model
-
-    from pipelines import trainer
-    from pipelines.soft_label import SoftLabelDPOCollator, SoftLabelDPOTrainer
-
-    policy, tokenizer = _policy(start, lora, seed, split)
-    disable_dropout_in_model(policy)
-    collator = SoftLabelDPOCollator(pad_token_id=tokenizer.pad_token_id)
-    rows = [_pair(tokenizer, dict(row), max_length) for row in pairs.to_dict("records")]
-    rows = _with_reference(policy, rows, collator, settings.minibatch_size)
-    step = settings.minibatch_size * settings.gradient_accumulation
-    config = DPOConfig(
-        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=checkpoint_every, split=split),
-        **trainer.batches(step, settings.minibatch_size, "rl.minibatch_size x rl.gradient_accumulation"),
-        max_steps=settings.updates,
-        learning_rate=settings.learning_rate,
-        beta=settings.kl_coef,
-        remove_unused_columns=False,
-    )
-    job = SoftLabelDPOTrainer(
-        model=policy,
-        args=config,
-        train_dataset=Dataset.from_list(rows),
-        data_collator=collator,
-        processing_class=tokenizer,
-    )
-    _run(job, tokenizer, out, settings, _card(arm, start, settings), progress)
-    log = _logged(job)
-    return pd.DataFrame({"step": log["step"], "reward": log["margin"], "policy_loss": log["loss"]})
-
-
-def _pair(tokenizer: Any, row: dict[Any, Any], max_length: int) -> dict[str, Any]:
-    """Token ids of a pair; a prompt that is too long beside its longer answer loses its beginning."""
-    answers = [
-        chat.encode_response(tokenizer, row[which], ended=bool(row.get(f"{which}_ended", True)))[:max_length]
-        for which in ("chosen", "rejected")
-    ]
-    prompt = chat.encode_prompt(tokenizer, row["prompt"])
-    room = max(max_length - max(map(len, answers)), 1)
-    return {"prompt_ids": prompt[-room:], "chosen_ids": answers[0], "rejected_ids": answers[1], "p": float(row["p"])}
-
-
-def _with_reference(policy: Any, rows: list[dict[str, Any]], collator: Any, batch_size: int) -> list[dict[str, Any]]:
-    """`rows` with the policy's log-probabilities of both answers: before training it is the reference."""
-    import torch
-
-    from pipelines.soft_label import sequence_logprobs
-
-    policy.eval()
-    own: list[tuple[float, float]] = []
-    with torch.no_grad():
-        for some in ranks.portions(rows, batch_size):
-            batch = {key: value.to(policy.device) for key, value in collator(some or rows[:1]).items()}
-            chosen, rejected = (half.tolist() for half in sequence_logprobs(policy, batch).chunk(2))
-            own += list(zip(chosen, rejected, strict=True))[: len(some)]
-    return [
-        row | {"ref_chosen_logps": better, "ref_rejected_logps": worse}
-        for row, (better, worse) in zip(rows, ranks.gathered(own), strict=True)
-    ]
 
 
 def _grouped(
@@ -278,8 +194,8 @@ def _grouped(
         train_dataset=Dataset.from_list(rendered),
         processing_class=tokenizer,
     )
-    _run(job, tokenizer, out, settings, card, progress, steps)
-    log = _logged(job)
+    run_trainer(job, tokenizer, out, settings, card, progress, steps)
+    log = logged(job)
     length = log["completions/mean_length"]
     columns = {"step": log["step"] // steps, "reward": log["rewards/pm_score/mean"], "policy_loss": log["loss"]}
     columns |= {"length": length, "ended_fraction": 1 - log["completions/clipped_ratio"]}
@@ -287,7 +203,8 @@ def _grouped(
     return pd.DataFrame(columns)
 
 
-def _policy(start: str | Path, lora: Lora | None, seed: int, split: bool) -> tuple[Any, Any]:
+def start_policy(start: str | Path, lora: Lora | None, seed: int, split: bool) -> tuple[Any, Any]:
+    """The policy to train and its tokenizer. split: its weights over all workers."""
     import torch
 
     torch.manual_seed(seed)
@@ -297,7 +214,7 @@ def _policy(start: str | Path, lora: Lora | None, seed: int, split: bool) -> tup
     return policy, tokenizer
 
 
-def _run(
+def run_trainer(
     job: Any,
     tokenizer: Any,
     out: Path,
@@ -319,7 +236,7 @@ def _run(
     cards.write(out / "model", _final(card))
 
 
-def _logged(job: Any) -> pd.DataFrame:
+def logged(job: Any) -> pd.DataFrame:
     """A trainer's log, one row an update."""
     return pd.DataFrame([row for row in job.state.log_history if "loss" in row])
 
@@ -330,7 +247,7 @@ def _snapshot(model: Any, tokenizer: Any, out: Path, step: int, card: str) -> No
     cards.write(folder, card.format(step=step))
 
 
-def _card(arm: str, start: str | Path, settings: Rl) -> str:
+def arm_card(arm: str, start: str | Path, settings: Rl) -> str:
     """A snapshot's card, but for {step}."""
     used = {"kl_coef": settings.kl_coef, "learning_rate": settings.learning_rate, "updates": settings.updates}
     origin = cards.called(start).replace("{", "{{").replace("}", "}}")
@@ -393,29 +310,3 @@ def train_rl(work: Work) -> None:
         store.write_json(work.folder / "value_pretraining.json", log.attrs["value_pretraining"])
     table = log.drop(columns="seconds", errors="ignore").assign(arm=settings.arm)
     store.write_table(work.folder / "training.parquet", table)
-
-
-def train_dpo(work: Work) -> None:
-    """DPO from the input policy on the pairs that a PM would have been trained on: human labels and AI labels."""
-    settings = work.settings
-    preferences = pd.read_parquet(work.inputs["data"] / "preferences.parquet")
-    of_kind = preferences[preferences["kind"].isin(settings.human)]
-    pairs = of_kind[of_kind["split"] == "train"].assign(chosen_ended=True, rejected_ended=True)[PAIRS]
-    if "labels" in work.inputs:
-        labels = pd.read_parquet(work.inputs["labels"] / "feedback.parquet")
-        pairs = pd.concat([pairs, ai_pairs(labels, hard=False)], ignore_index=True)
-    log = dpo(
-        start_of(work),
-        pairs,
-        work.folder,
-        settings.rl,
-        arm=settings.arm,
-        lora=lora_of(work),
-        max_length=settings.pm.max_length,
-        seed=settings.seed,
-        report_to=work.options.report_to,
-        checkpoint_every=work.options.rl.checkpoint_every,
-        progress=work.progress,
-        split=work.sharded,
-    )
-    store.write_table(work.folder / "training.parquet", log.assign(arm=settings.arm))

@@ -14,7 +14,7 @@ from harness import graph
 from harness.errors import UserError
 from harness.experiment import Experiment
 from harness.runner import local
-from pipelines import arms, preference_model, rl
+from pipelines import arms, dpo, preference_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -136,7 +136,7 @@ def test_dpo_learns_from_the_labels_without_a_pm() -> None:
     training = arms.plan(Experiment(name="x", rl={"algorithm": "dpo"}))
     stage = training.arms["rl_cai"]
     assert stage is not None
-    assert stage.function is rl.train_dpo
+    assert stage.function is dpo.train_dpo
     assert set(stage.inputs) == {"data", "policy", "labels"}
 
 

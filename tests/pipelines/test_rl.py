@@ -16,7 +16,7 @@ from harness.experiment import Experiment, Lora, Rl, Scale
 from harness.graph import Silent
 from harness.models import chat, checkpoints
 from harness.runner import local
-from pipelines import arms, rl, soft_label
+from pipelines import arms, dpo, rl, soft_label
 
 PROMPTS = [f"Question number {i}?" for i in range(6)]
 PAIRS = pd.DataFrame(
@@ -172,7 +172,7 @@ def test_grouped_answers_learn_a_rewarded_length(tiny_model: Path, tmp_path: Pat
 
 def trained(model: Path, out: Path, pairs: pd.DataFrame, *, lora: Lora | None = None, **settings: Any) -> pd.DataFrame:
     given = Rl(**{"algorithm": "dpo", "minibatch_size": 6, "learning_rate": 3e-3} | settings)
-    return rl.dpo(
+    return dpo.train(
         model,
         pairs,
         out,
@@ -192,7 +192,7 @@ def implied(model: Path, tuned: Path, pairs: pd.DataFrame, beta: float) -> np.nd
     ratios = []
     for folder in (tuned, model):
         policy, tokenizer = checkpoints.load_policy(folder)
-        rows = [rl._pair(tokenizer, row, 64) for row in pairs.to_dict("records")]
+        rows = [dpo._pair(tokenizer, row, 64) for row in pairs.to_dict("records")]
         batch = soft_label.SoftLabelDPOCollator(pad_token_id=tokenizer.pad_token_id)(rows)
         with torch.no_grad():
             chosen, rejected = soft_label.sequence_logprobs(policy, batch).double().chunk(2)
@@ -216,9 +216,9 @@ def test_dpo_learns_soft_labels_as_probabilities(tiny_model: Path, tmp_path: Pat
 def test_dpo_on_hard_labels_is_trls_own(tiny_model: Path, tmp_path: Path) -> None:
     """The same loss as TRL's DPOTrainer, at a policy that is not the reference, for beta as given."""
     policy, tokenizer = checkpoints.load_policy(tiny_model)
-    rows = [rl._pair(tokenizer, dict(row), 64) for row in PAIRS.to_dict("records")]
+    rows = [dpo._pair(tokenizer, dict(row), 64) for row in PAIRS.to_dict("records")]
     collator = soft_label.SoftLabelDPOCollator(pad_token_id=tokenizer.pad_token_id)
-    rows = rl._with_reference(policy, rows, collator, 4)
+    rows = dpo._with_reference(policy, rows, collator, 4)
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -252,7 +252,7 @@ def test_dpo_on_hard_labels_is_trls_own(tiny_model: Path, tmp_path: Path) -> Non
 def test_a_cut_answer_has_no_end_of_turn_in_dpo(tiny_model: Path) -> None:
     tokenizer = checkpoints.load_tokenizer(tiny_model)
     row = PAIRS.iloc[0].to_dict() | {"chosen_ended": True, "rejected_ended": False}
-    pair = rl._pair(tokenizer, row, 64)
+    pair = dpo._pair(tokenizer, row, 64)
     assert pair["chosen_ids"][-1] == chat.end_of_turn_id(tokenizer)
     assert pair["rejected_ids"] == chat.encode_response(tokenizer, row["rejected"], ended=False)
 
@@ -260,10 +260,10 @@ def test_a_cut_answer_has_no_end_of_turn_in_dpo(tiny_model: Path) -> None:
 def test_a_long_prompt_loses_its_beginning_in_dpo(tiny_model: Path) -> None:
     tokenizer = checkpoints.load_tokenizer(tiny_model)
     row = PAIRS.iloc[0].to_dict() | {"prompt": "word " * 200}
-    pair = rl._pair(tokenizer, row, 64)
+    pair = dpo._pair(tokenizer, row, 64)
     assert len(pair["prompt_ids"]) + len(pair["chosen_ids"]) == 64
     assert pair["prompt_ids"] == chat.encode_prompt(tokenizer, row["prompt"])[-len(pair["prompt_ids"]) :]
-    assert len(rl._pair(tokenizer, row | {"chosen": "word " * 200}, 64)["chosen_ids"]) == 64
+    assert len(dpo._pair(tokenizer, row | {"chosen": "word " * 200}, 64)["chosen_ids"]) == 64
 
 
 def test_dpo_snapshots_and_logs_every_update(tiny_model: Path, tmp_path: Path) -> None:

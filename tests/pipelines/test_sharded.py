@@ -15,7 +15,7 @@ from harness.graph import Silent
 from harness.models import checkpoints, sharded
 from harness.models.scorer import PreferenceModel
 from harness.models.transformers import Generator
-from pipelines import ppo, preference_model, rl, sft
+from pipelines import dpo, ppo, preference_model, rl, sft
 from pipelines import trainer as trainers
 from tests.gang import together
 from tests.pipelines.test_training_workers import EXAMPLES, LORA, PAIRS, Curve, compare
@@ -42,8 +42,8 @@ def train(method: str, model: Path, out: Path, lora: Lora | None, split: bool) -
     elif method == "pm":
         preference_model.train(model, PAIRS, out, Pm(max_length=64, **settings), **shared)
     else:
-        dpo = Rl(algorithm="dpo", updates=3, minibatch_size=4, learning_rate=1e-3, snapshots=1)
-        rl.dpo(model, PAIRS, out, dpo, arm="a", max_length=64, **shared)
+        given = Rl(algorithm="dpo", updates=3, minibatch_size=4, learning_rate=1e-3, snapshots=1)
+        dpo.train(model, PAIRS, out, given, arm="a", max_length=64, **shared)
     return heard.rows, seen
 
 

@@ -15,7 +15,7 @@ from harness import ranks
 from harness.experiment import Lora, Pm, Rl, Scale, Sft
 from harness.graph import Silent
 from harness.models.scorer import PreferenceModel
-from pipelines import preference_model, rl, sft
+from pipelines import dpo, preference_model, rl, sft
 from tests.gang import together
 
 # 9 rows in steps of 4: in the last step one worker has no row, the other one.
@@ -64,8 +64,8 @@ def train(method: str, model: Path, out: Path, micro: int | None, lora: Lora | N
                 "learning_rate": 1e-3,
                 "kl_coef": 0.1,
             }
-            dpo = Rl(algorithm="dpo", gradient_accumulation=4 // (micro or 4), snapshots=1, **options)
-            log = rl.dpo(model, PAIRS, out, dpo, arm="a", max_length=64, **shared)
+            given = Rl(algorithm="dpo", gradient_accumulation=4 // (micro or 4), snapshots=1, **options)
+            log = dpo.train(model, PAIRS, out, given, arm="a", max_length=64, **shared)
             tokens = log["reward"].tolist()
     except KeyboardInterrupt:
         return None

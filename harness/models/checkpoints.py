@@ -137,10 +137,12 @@ def load_policy(
 
 def load_model(cls: Any, name: str | Path, split: bool = False, **kwargs: Any) -> tuple[Any, Any]:
     """(model of an Auto class, tokenizer), every token with its row. A LoRA folder is merged into its base."""
-    base, tokenizer = lora_base(name), load_tokenizer(name)
     if split:
+        tokenizer = load_tokenizer(name)
         return _load_split(cls, name, tokenizer, **kwargs), tokenizer
+    base = lora_base(name)
     model = from_hub(cls, name, **kwargs) if base is None else load_model(cls, base, **kwargs)[0]
+    tokenizer = load_tokenizer(name)
     fit_embeddings(model, tokenizer)
     if base is None:
         return model, tokenizer

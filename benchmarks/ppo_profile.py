@@ -67,9 +67,9 @@ def main() -> None:
     run.sample = clock.timed("generation", run.sample)
     run.scorer = clock.timed("score", run.scorer)
     run.reference_logprobs = clock.timed("reference", run.reference_logprobs)
-    run.model.forward = clock.timed("forward", run.model.forward)
+    run.learner.model.forward = clock.timed("forward", run.learner.model.forward)
     run.accelerator.backward = clock.timed("backward", run.accelerator.backward)
-    run.optimizer.step = clock.timed("optimiser", run.optimizer.step)
+    run.learner.optimizer.step = clock.timed("optimiser", run.learner.optimizer.step)
     if run.engine is not None:
         run.engine.sync = clock.timed("sync", run.engine.sync)
     run.update(1)

@@ -264,7 +264,7 @@ class Ours(Worker):
             self.work / "out",
         )
         run.reference = reference
-        run.optimizer.step = lambda: found.update(gradient=gradient(policy))
+        run.learner.optimizer.step = lambda: found.update(gradient=gradient(policy))
         optimise = run.optimise
         raw: dict[str, Any] = {}
         whiten = ppo.ppo_math.whiten

@@ -28,15 +28,15 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from harness import ranks, store
 from harness.errors import UserError
 from harness.models import chat, checkpoints, sharded
 from pipelines import ppo_math, rewards
 from pipelines.ppo_config import PPOConfig, accelerator_for
+from pipelines.ppo_learner import Learner
 from pipelines.ppo_math import Batch
-from pipelines.rollouts import ActorCritic, RolloutEngine, Rollouts, engine_gap, generate, response_logits
+from pipelines.rollouts import RolloutEngine, Rollouts, engine_gap, generate, response_logits
 
 Scorer = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 _MAY_CHANGE = {"updates", "checkpoint_every", "snapshot_steps", "report_to"}  # of a config, between kill and resume
@@ -100,20 +100,8 @@ class _Run:
         ]
         self.adapter = policy.active_adapter if hasattr(policy, "peft_config") else None
         self.reference = None if self.adapter else (reference or copy.deepcopy(policy)).eval().requires_grad_(False)
-        model = ActorCritic(self.policy, config.temperature)
-        self.trained = [p for p in model.parameters() if p.requires_grad]
-        # What is split has a group of its own, since fused steps do not mix the two.
-        groups = [[p for p in self.trained if isinstance(p, DTensor) == is_split] for is_split in (False, True)]
-        optimizer = torch.optim.AdamW(
-            [{"params": group} for group in groups if group], lr=config.learning_rate, weight_decay=0.0, fused=True
-        )
-        model.value.to(self.accelerator.device)
-        # In evaluation mode it is placed and cast, and not wrapped in DDP: gradients are added by `optimise`.
-        self.model = self.accelerator.prepare_model(model, evaluation_mode=True)
-        self.optimizer = self.accelerator.prepare_optimizer(optimizer)
-        # FSDP2 averages the gradients of what is split, where they are to be added.
-        self.scale = ranks.size() if sharded.split(policy) else 1
-        if self.reference is not None and self.scale == 1:
+        self.learner = Learner(self.policy, config, self.accelerator)
+        if self.reference is not None and not self.learner.split:
             self.reference.to(self.accelerator.device)
         kinds: dict[str, Callable[[], rewards.Normaliser]] = {
             "none": rewards.Unchanged,
@@ -215,7 +203,7 @@ class _Run:
         ended = np.array([row[-1] in stop for row in responses])
         used = self.normaliser(scores, index) - config.missing_eos_penalty * ~ended
         if turn == 1:
-            self.start_values_at(float(used.mean()))
+            self.learner.start_values_at(float(used.mean()))
         # When one minibatch holds all rollouts, the forward that reads them is also that of the first step.
         one = keep_graph and len(ids) <= config.minibatch_size and ranks.size() == 1
         width = max(map(len, responses))
@@ -226,11 +214,6 @@ class _Run:
         read = torch.stack(ranks.gathered(own), 1).to(self.accelerator.device)
         mask, logp, ref_logp, values, entropy = read.unbind()
         return Rollouts(ids, responses, scores, used, ended, mask, logp, ref_logp, values, entropy, sampled_logp)
-
-    def start_values_at(self, reward: float) -> None:
-        """A PM's zero is arbitrary; with values at 0, an offset of all rewards becomes advantages by place."""
-        with torch.no_grad():
-            self.accelerator.unwrap_model(self.model).value.bias.fill_(reward)
 
     def place(self, turn: int) -> str:
         """Where the run is, for what users read."""
@@ -312,7 +295,7 @@ class _Run:
         with torch.no_grad():
             ref_logp = self.reference_logprobs(batch)
         with torch.set_grad_enabled(graph):
-            logits, values = self.model(batch)
+            logits, values = self.learner.model(batch)
             logp = ppo_math.token_logprobs(logits, batch.response)
         if graph:
             self.first_pass = logp, values
@@ -349,29 +332,16 @@ class _Run:
                     loss = (seen["policy_loss"] + config.value_coef * seen["value_loss"]) / n_tokens
                     if not torch.isfinite(loss):
                         raise UserError(f"{self.place(turn)}: the loss is {loss.item()}; try a lower learning rate")
-                    self.accelerator.backward(loss * self.scale)
+                    self.learner.backward(loss)
                     for name in sums:
                         sums[name] += float(seen[name].detach())
-                norm = self.gradient_norm()
+                norm = self.learner.gradient_norm()
                 if not torch.isfinite(norm):
                     raise UserError(f"{self.place(turn)}: the gradient is not finite; try a lower learning rate")
-                self.optimizer.step()
-                self.optimizer.zero_grad()
+                self.learner.step()
         sums = {name: sum(part[name] for part in ranks.gathered([sums])) for name in sums}
         n_seen = float(rollouts.mask.sum()) * config.epochs
         return {name: value / n_seen for name, value in sums.items()}
-
-    def gradient_norm(self) -> Tensor:
-        """Add up the workers' gradients, and clip them; their norm before that."""
-        for parameter in self.trained:
-            # In value pretraining only the head has a gradient; FSDP2 has added those of what is split.
-            if parameter.grad is not None and not isinstance(parameter, DTensor):
-                ranks.add(parameter.grad)
-                parameter.grad /= self.scale
-        if self.scale > 1:
-            return sharded.clip(self.trained, self.config.max_grad_norm)
-        norm: Tensor = self.accelerator.clip_grad_norm_(self.trained, self.config.max_grad_norm)
-        return norm
 
     def losses(self, rollouts: Rollouts, rows: list[int], values_only: bool = False) -> dict[str, Tensor]:
         """Sums over the tokens of some rollouts."""
@@ -380,7 +350,7 @@ class _Run:
         if self.first_pass is not None:
             (logp, values), self.first_pass = (x[rows] for x in self.first_pass), None
         else:
-            logits, values = self.model(batch, values_only)
+            logits, values = self.learner.model(batch, values_only)
             logp = ppo_math.token_logprobs(logits, batch.response)
         width = batch.mask.shape[1]
         old_logp, old_values, advantages, returns = (
@@ -400,13 +370,9 @@ class _Run:
 
         It is the same for any number of workers, so another number can go on from it.
         """
-        moments = {name: self.optimizer.state[p] for name, p in self.named() if p in self.optimizer.state}
         state = {
             "identity": self.identity(),
-            "trained": {name: sharded.whole(p.detach()).cpu() for name, p in self.named()},
-            "optimizer": {
-                name: {key: sharded.whole(value).cpu() for key, value in kept.items()} for name, kept in moments.items()
-            },
+            **self.learner.state(),
             "kl_coef": self.kl_coef,
             "tokens": self.tokens,
             "normaliser": self.normaliser.state(),
@@ -431,18 +397,10 @@ class _Run:
         state = torch.load(file, map_location="cpu", weights_only=True)
         if state["identity"] != self.identity():
             raise UserError(f"{file}: left by a run with other settings, prompts or weights; delete {file.parent}")
-        with torch.no_grad():
-            for name, parameter in self.named():
-                parameter.copy_(sharded.part(state["trained"][name], parameter))
-                for key, value in state["optimizer"].get(name, {}).items():
-                    self.optimizer.state[parameter][key] = sharded.part(value, parameter)
+        self.learner.restore(state)
         self.normaliser.restore(state["normaliser"])
         self.kl_coef, self.tokens = state["kl_coef"], state["tokens"]
         self.pretrained, self.log = state["pretrained"], state["log"]
-
-    def named(self) -> Iterator[tuple[str, nn.Parameter]]:
-        model = self.accelerator.unwrap_model(self.model)
-        return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
 
     def identity(self) -> str:
         """What must agree between a checkpoint and the run that goes on from it."""

@@ -72,10 +72,10 @@ class StepsShared:
         raise NotImplementedError
 
     def get_train_dataloader(self) -> Any:
-        loader = super().get_train_dataloader()  # type: ignore[misc]
+        loader = super().get_train_dataloader()  # type: ignore[misc]  # a mixin: a Trainer comes after it
         if ranks.size() == 1:
             return loader
-        args: Any = self.args  # type: ignore[attr-defined]
+        args: Any = self.args  # type: ignore[attr-defined]  # a Trainer's
         at_once = args.per_device_train_batch_size
         step = at_once * args.gradient_accumulation_steps * ranks.size()
         shares = _Shares(len(loader.dataset), step, at_once, args.data_seed)
@@ -127,7 +127,7 @@ class _Shares:
 
 class _Loader(DataLoader[Any]):
     def set_epoch(self, epoch: int) -> None:
-        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]  # a _Shares
 
 
 def run(trainer: Any, folder: Path, progress: Progress, note: str) -> None:

@@ -49,7 +49,10 @@ def _facts(run: RunData) -> Iterator[tuple[tuple[str, str], str]]:
 def _keys(run: RunData) -> dict[str, str]:
     """Keys by stage: of the same key, two stages hold the same."""
     stages = tables.stages(run)
-    return dict(zip(stages["stage"], stages["key"], strict=True)) if {"stage", "key"} <= set(stages) else {}
+    if not {"stage", "key"} <= set(stages):
+        return {}
+    whole = stages[["stage", "key"]].dropna().astype(str)
+    return dict(zip(whole["stage"], whole["key"], strict=True))
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -72,6 +72,12 @@ def room(asked: Need, nodes: Sequence[Node]) -> int:
     return sum(int(on(node)) for node in nodes)
 
 
+def resources(need: Need) -> dict[str, float]:
+    """What one worker takes, as Ray names it; what it takes nothing of is left out. memory: bytes."""
+    asked = (("CPU", need.cpus), ("GPU", need.gpus), ("memory", int((need.memory or 0) * 2**30)))
+    return {name: amount for name, amount in asked if amount}
+
+
 def fits(asked: Need, nodes: Sequence[Node]) -> bool:
     """Whether the machines have all that is asked for, of all workers at once."""
     return room(asked, nodes) >= (asked.workers or 1)

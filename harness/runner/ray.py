@@ -35,6 +35,7 @@ from harness.runner.ray_worker import (
     Failed,
     finished,
     remedy,
+    taking,
     until,
     why_lost,
     work,
@@ -180,13 +181,12 @@ class Ray:
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         kind = task.item.stage.kind
-        memory = int((need.memory or 0) * 2**30)
-        where: dict[str, Any] = {"num_cpus": need.cpus, "num_gpus": need.gpus, "memory": memory or None}
+        each = compute.resources(need)
+        where: dict[str, Any] = taking(each)
         if need.workers == 1:
             return where
         if kind in TRAININGS:
-            return {"num_cpus": 0, "num_gpus": 0}
-        each = {name: n for name, n in (("CPU", need.cpus), ("GPU", need.gpus), ("memory", memory)) if n}
+            return taking({})
         group = self.groups[task.item.folder] = placement_group([each] * (need.workers or 1), strategy="PACK")
         return where | {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, 0)}
 

@@ -18,7 +18,7 @@ from harness.errors import UserError
 from harness.graph import Work
 from harness.models import spread
 from harness.models.spread import Loading, LostError
-from harness.runner.ray_worker import Driver, Failed, answer, check, prepare, remedy, why_lost
+from harness.runner.ray_worker import Driver, Failed, answer, check, prepare, remedy, taking, why_lost
 from harness.runner.work import Task, alone
 
 RETRIES = 3  # of one engine
@@ -76,8 +76,7 @@ class RayHelper:
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        each = self.group.bundle_specs[self.bundle]
-        where = {"num_cpus": each.get("CPU", 0), "num_gpus": each.get("GPU", 0), "memory": each.get("memory")}
+        where = taking(self.group.bundle_specs[self.bundle])
         strategy = PlacementGroupSchedulingStrategy(self.group, self.bundle)
         return ray.remote(Engine).options(**where, scheduling_strategy=strategy).remote(self.task, self.driver)
 

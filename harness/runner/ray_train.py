@@ -20,7 +20,8 @@ from harness.errors import UserError, one_line
 from harness.experiment import Need
 from harness.graph import Silent, Work
 from harness.models.open import rest
-from harness.runner.ray_worker import Driver, Post, check, prepare
+from harness.runner import compute
+from harness.runner.ray_worker import Driver, Post, check, prepare, remedy
 from harness.runner.work import PATIENCE, Task
 
 RETRIES = 3  # of a training that lost a worker
@@ -41,14 +42,12 @@ def together(task: Task, driver: Driver, need: Need, mail: Any, work: Work) -> M
 
     place = task.run / FOLDER / task.name
     place.mkdir(parents=True, exist_ok=True)
-    memory = int((need.memory or 0) * 2**30)
-    each = {name: n for name, n in (("CPU", need.cpus), ("GPU", need.gpus), ("memory", memory)) if n}
-    post = Post(mail, task.item.folder)
-    for left in reversed(range(RETRIES + 1)):
+    post, losses = Post(mail, task.item.folder), 0
+    while True:
         trainer = TorchTrainer(
             partial(_rank, task, driver, mail, work.origin, need.shard),
             scaling_config=ScalingConfig(
-                num_workers=need.workers or 1, use_gpu=bool(need.gpus), resources_per_worker=each
+                num_workers=need.workers or 1, use_gpu=bool(need.gpus), resources_per_worker=compute.resources(need)
             ),
             # gloo beside NCCL, by which ranks exchange rollouts and numbers.
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if need.gpus else "gloo"),
@@ -56,19 +55,17 @@ def together(task: Task, driver: Driver, need: Need, mail: Any, work: Work) -> M
         )
         try:
             facts: dict[str, Any] = trainer.fit().return_value
+            break
         except TrainingFailedError as error:
-            why = _lost(error)
-            if not left:
+            why, losses = _lost(error), losses + 1
+            if losses > RETRIES:
                 raise UserError(
-                    f"{task.name}: lost a worker {RETRIES + 1} times ({why}); where the system killed it for memory, "
-                    "`dmesg` says so: ask for more in compute"
+                    f"{task.name}: lost a worker {losses} times ({why}); {remedy(task.item.stage.kind, why)}"
                 ) from error
             post.send("say", (f"{task.name}: one of its workers was lost ({why}); all go on from what it has kept",))
-            continue
-        work.count(facts.pop("tokens"))
-        shutil.rmtree(place, ignore_errors=True)
-        return facts
-    raise AssertionError("unreachable")
+    work.count(facts.pop("tokens"))
+    shutil.rmtree(place, ignore_errors=True)
+    return facts
 
 
 def _rank(task: Task, driver: Driver, mail: Any, origin: str, sharded: bool) -> dict[str, Any]:

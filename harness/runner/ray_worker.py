@@ -116,6 +116,11 @@ def remedy(kind: str, why: str) -> str:
     return "where the system killed it for memory, `dmesg` says so: ask for more in compute"
 
 
+def taking(resources: Mapping[str, float]) -> dict[str, Any]:
+    """Ray's options of a task or an actor that takes so much, as `compute.resources` names it."""
+    return {"num_cpus": resources.get("CPU", 0), "num_gpus": resources.get("GPU", 0), "memory": resources.get("memory")}
+
+
 def prepare(task: Task) -> None:
     """Quiet libraries, and as many threads as the task was given cores, also in a worker that had a task before."""
     if task.item.stage.kind != "table":

@@ -333,6 +333,7 @@ EDITS: list[tuple[str, str, set[str]]] = [
     ("pipelines/preference_model.py", "evaluate", PMS),
     ("pipelines/soft_label.py", "soft_label_loss", PMS),
     ("pipelines/ppo.py", "_Run", RL),
+    ("pipelines/ppo_learner.py", "Learner", RL),
     ("pipelines/rollouts.py", "response_logits", RL),
     ("pipelines/rewards.py", "Running", RL),
     ("pipelines/ppo_math.py", "gae", RL),

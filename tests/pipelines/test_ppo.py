@@ -154,9 +154,9 @@ def test_a_reward_that_nothing_moves_teaches_nothing(tokenizer: Any, tmp_path: P
     run = run_of(
         lively(tiny(tokenizer, lora=True)), tokenizer, tmp_path, lambda p, r: np.full(len(p), offset), kl_coef=0.0
     )
-    before = {name: p.detach().clone() for name, p in run.named()}
+    before = {name: p.detach().clone() for name, p in run.learner.named()}
     run.update(1)
-    for name, parameter in run.named():
+    for name, parameter in run.learner.named():
         if "value" not in name:
             torch.testing.assert_close(parameter.detach(), before[name], rtol=0, atol=1e-6)
 

@@ -24,13 +24,13 @@ def first_update(tokenizer: Any, lora: bool, out: Path, changes: dict[str, Any])
     """The rollouts of the first update, the gradient of its first step, and the update's row."""
     run = ppo._Run(policy_of(tokenizer, lora), tokenizer, PROMPTS, vowels, config(**changes), out)
     gradients: list[dict[str, Any]] = []
-    step = run.optimizer.step
+    step = run.learner.optimizer.step
 
     def noted() -> None:
-        gradients.append({name: p.grad.clone().numpy() for name, p in run.named() if p.grad is not None})
+        gradients.append({name: p.grad.clone().numpy() for name, p in run.learner.named() if p.grad is not None})
         step()
 
-    run.optimizer.step = noted
+    run.learner.optimizer.step = noted
     rollouts = run.rollout(config(**changes).value_pretraining + 1)
     row = run.update(1)
     return {

@@ -128,10 +128,10 @@ def test_value_pretraining_moves_the_value_head_and_nothing_else(
 
     def spy(run: Any, number: int) -> dict[str, float]:
         before = {name: p.detach().clone() for name, p in run.policy.named_parameters()}
-        head = run.model.value.weight.detach().clone()
+        head = run.learner.model.value.weight.detach().clone()
         row = pretrain(run, number)
         assert all(torch.equal(p, before[name]) for name, p in run.policy.named_parameters())
-        assert not torch.equal(run.model.value.weight, head)
+        assert not torch.equal(run.learner.model.value.weight, head)
         seen.append((before, head))
         return row
 

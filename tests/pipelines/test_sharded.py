@@ -127,16 +127,19 @@ def gradient(model: Path, out: Path, split: bool) -> Any:
     config = ppo.PPOConfig(
         updates=1, rollouts_per_update=4, minibatch_size=2, epochs=1, max_new_tokens=5, learning_rate=1e-3, kl_coef=0.1
     )
-    lengths = lambda _, answers: np.array([float(len(answer)) for answer in answers])  # noqa: E731
+
+    def lengths(_: Any, answers: Any) -> np.ndarray:
+        return np.array([float(len(answer)) for answer in answers])
+
     run = ppo._Run(policy, tokenizer, list(EXAMPLES["prompt"]), lengths, config, out, None, reference)
     found: dict[str, Any] = {}
-    step = run.optimizer.step
+    step = run.learner.optimizer.step
 
     def noted() -> None:
-        found.update({name: sharded.whole(p.grad).clone().numpy() for name, p in run.named()})
+        found.update({name: sharded.whole(p.grad).clone().numpy() for name, p in run.learner.named()})
         step()
 
-    run.optimizer.step = noted
+    run.learner.optimizer.step = noted
     run.update(1)
     return split_of(policy), found
 

@@ -39,7 +39,8 @@ class Curve(Silent):
     """Keeps the rows of a training log; stops as a kill does, after so many."""
 
     def __init__(self, stop: int | None):
-        self.stop, self.rows = stop, []  # type: ignore[var-annotated]
+        self.stop = stop
+        self.rows: list[dict[str, Any]] = []
 
     def row(self, values: Any) -> None:
         self.rows.append({name: values[name] for name in ("step", "loss", "grad_norm")})

@@ -61,9 +61,10 @@ def answers(work: Work) -> None:
         if work.settings.end and len(done.rows) >= work.settings.end and not earlier:
             os.kill(os.getpid(), signal.SIGKILL)
         for helper in spread._helpers:
-            if helper.process and helper.process not in killed and len(killed) < work.settings.deaths:  # type: ignore[attr-defined]
-                killed.append(helper.process)  # type: ignore[attr-defined]
-                os.kill(helper.process, signal.SIGKILL)  # type: ignore[attr-defined]
+            process = helper.process  # type: ignore[attr-defined]  # a RayHelper
+            if process and process not in killed and len(killed) < work.settings.deaths:
+                killed.append(process)
+                os.kill(process, signal.SIGKILL)
 
     model.sample(asked, max_new_tokens=24, keys=asked, on_batch=keep)
     store.write_table(work.folder / "table.parquet", as_asked(pd.DataFrame(done.rows), prompts))
@@ -140,7 +141,8 @@ def unlucky() -> None:
 
 def test_an_engine_that_is_lost_again_and_again_ends_the_stage(tmp_path: Path) -> None:
     said: list[str] = []
-    helper = ray_engines.RayHelper(task_of(Stage("s", answers), tmp_path), None, None, 1, said.append)  # type: ignore[arg-type]
+    nobody: Any = None  # no driver and no group: nothing is started
+    helper = ray_engines.RayHelper(task_of(Stage("s", answers), tmp_path), nobody, nobody, 1, said.append)
     helper.nodes = ["n1"]
     for _ in range(ray_engines.RETRIES):
         helper._lost("ActorDiedError")

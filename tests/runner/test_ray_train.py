@@ -59,13 +59,19 @@ def train(work: Work) -> None:
     if work.settings.dies == ranks.rank() and not died.exists():
         died.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    shared = ranks.gathered([i * 10 for i in ranks.share(range(5))])
+    numbers = ranks.gathered([i * 10 for i in ranks.share(range(5))])
     work.progress.row({"step": 1, "loss": 0.5})
     work.count(7)
     died.unlink(missing_ok=True)
     store.write_json(
         work.folder / "value.json",
-        {"shared": shared, "rank": ranks.rank(), "resumed": resumed, "here": str(Path.cwd()), "sharded": work.sharded},
+        {
+            "numbers": numbers,
+            "rank": ranks.rank(),
+            "resumed": resumed,
+            "here": str(Path.cwd()),
+            "sharded": work.sharded,
+        },
     )
 
 
@@ -84,7 +90,7 @@ def on_ray(stage: Stage, run: Path, asked: Compute = TWO) -> tuple[Path, Heard]:
 def test_each_has_a_share_and_the_main_one_writes(tmp_path: Path) -> None:
     folder, heard = on_ray(Stage("a", train, {"dies": None}, kind="pm"), tmp_path)
     value = json.loads((folder / "value.json").read_text())
-    assert value["shared"] == [0, 10, 20, 30, 40]
+    assert value["numbers"] == [0, 10, 20, 30, 40]
     assert (value["rank"], value["resumed"], value["sharded"]) == (0, False, False)
     assert value["here"] == str(Path.cwd())
     about = manifest.read(folder)
@@ -99,7 +105,7 @@ def test_each_has_a_share_and_the_main_one_writes(tmp_path: Path) -> None:
 def test_where_one_is_killed_all_go_on_from_what_was_kept(tmp_path: Path, rank: int) -> None:
     folder, heard = on_ray(Stage("a", train, {"dies": rank}, kind="rl"), tmp_path)
     value = json.loads((folder / "value.json").read_text())
-    assert (value["shared"], value["resumed"]) == ([0, 10, 20, 30, 40], True)
+    assert (value["numbers"], value["resumed"]) == ([0, 10, 20, 30, 40], True)
     (said,) = heard.said
     assert said.startswith("a: one of its workers was lost (")
     assert "\n" not in said

@@ -207,8 +207,8 @@ def judge(
             known = [_said(contrast, alpha) for contrast in missing.known]
             rows.append(row | {"verdict": NOT_MEASURED, "note": "; ".join([str(missing), *known])})
             continue
-        if doubts := [doubt for run in runs for doubt in _doubts(claim, run)]:
-            rows.append(row | {"verdict": CANNOT_TELL, "note": f"the judge cannot tell: {'; '.join(doubts)}"})
+        if why := _untrusted(claim, runs):
+            rows.append(row | {"verdict": CANNOT_TELL, "note": f"the judge cannot tell: {why}"})
             continue
         found[claim.id] = weigh(claim, contrasts, alpha), contrasts
         rows.append(row)
@@ -239,19 +239,22 @@ def _contrasts(claim: Claim, runs: Sequence[Tables]) -> list[Contrast]:
     return [replace(contrast, value=value) for contrast, value in zip(measured[0], means, strict=True)]
 
 
-def _doubts(claim: Claim, tables: Tables) -> list[str]:
+def _untrusted(claim: Claim, runs: Sequence[Tables]) -> str:
     """Why the judges whose word the claim takes cannot tell; empty where they can."""
     if not claim.judged_by:
-        return []
+        return ""
+    missing = "run suite judge in `cai run`, or `cai judge --out RUN`"
     try:
-        tested = tables.read("judges", judge_quality.COLUMNS, "run suite judge in `cai run`, or `cai judge --out RUN`")
-    except NotMeasured as missing:
-        return [f"nobody has tested the judge, {missing}"]
-    return [
-        doubt
-        for place in claim.judged_by
-        for doubt in judge_quality.doubts(tested, *place.split("/"), non_evasive=claim.non_evasive)
-    ]
+        tests = [run.read("judges", judge_quality.COLUMNS, missing) for run in runs]
+    except NotMeasured as error:
+        return f"nobody has tested the judge, {error}"
+    places = [place.split("/") for place in claim.judged_by]
+    return judge_quality.told(
+        [
+            [doubt for place in places for doubt in judge_quality.doubts(tested, *place, non_evasive=claim.non_evasive)]
+            for tested in tests
+        ]
+    )
 
 
 def _note(claim: Claim, contrasts: Sequence[Contrast], evidence: Evidence, decided: str, alpha: float) -> str:

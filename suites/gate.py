@@ -146,7 +146,7 @@ def _believed(row: Judged, tested: pd.DataFrame) -> Judged:
         return row
     suite, kind = _JUDGED_BY[row.metric]
     if doubts := judge_quality.doubts(tested, suite, kind, unmeasured=False):
-        return replace(row, verdict=CANNOT_TELL, needed=0, doubts=tuple(doubts))
+        return replace(row, verdict=CANNOT_TELL, needed=0, doubts=tuple(map(str, doubts)))
     apart = judge_quality.separation(tested, suite, kind)
     if row.verdict in ("equivalent", "no worse") and apart <= row.margin:
         why = f"it keeps right and wrong answers only {max(apart, 0):.3g} apart, and the margin is {row.margin:g}"

@@ -34,7 +34,7 @@ def test_a_judge_that_fails_judges_nothing(tmp_path: Path, number: int, metric: 
     own = judged(tmp_path, BUILDERS[number](np.random.default_rng(number), 1) | {"judges": tested}, number)
     assert own["verdict"] == claims.CANNOT_TELL
     assert own["note"].startswith("the judge cannot tell: simulated, h")
-    assert f"{metric} is 0.53 [0.44, 0.61]" in own["note"]
+    assert f"{metric} 0.53 [0.44, 0.61]" in own["note"]
     assert own[["effect", "p", "p_holm", "mde"]].isna().all()
 
 

@@ -50,7 +50,7 @@ def train(
     rows = _with_reference(policy, rows, collator, settings.minibatch_size)
     step = settings.minibatch_size * settings.gradient_accumulation
     config = DPOConfig(
-        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=checkpoint_every, split=split),
+        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=checkpoint_every),
         **trainer.batches(step, settings.minibatch_size, "rl.minibatch_size x rl.gradient_accumulation"),
         max_steps=settings.updates,
         learning_rate=settings.learning_rate,

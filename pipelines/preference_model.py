@@ -53,7 +53,7 @@ def train(
     ]
     quarter = math.ceil(len(rows) / settings.batch_size * settings.epochs) // 4
     config = RewardConfig(
-        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=quarter, split=split),
+        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=quarter),
         **trainer.batches(settings.batch_size, settings.micro_batch_size, "pm.batch_size"),
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,

@@ -171,12 +171,10 @@ def _grouped(
     rendered *= -(-settings.rollouts_per_update // (GROUP[settings.algorithm] * len(rendered)))
     steps = settings.epochs * settings.rollouts_per_update
     steps //= settings.minibatch_size * settings.gradient_accumulation  # optimiser steps an update
-    shared = trainer.arguments(
-        out / "trainer", seed=seed, report_to=report_to, save_steps=steps * checkpoint_every, split=False
-    )
+    shared = trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=steps * checkpoint_every)
     name = settings.algorithm.upper()
     config = getattr(trl, f"{name}Config")(
-        **(shared | {"logging_steps": steps}),
+        **(shared | {"logging_steps": steps, "save_only_model": False}),
         max_steps=settings.updates * steps,
         generation_batch_size=settings.rollouts_per_update,
         per_device_train_batch_size=ranks.divided(settings.minibatch_size, "rl.minibatch_size"),

@@ -69,6 +69,7 @@ def train(
     from trl import SFTConfig
 
     from pipelines import trainer
+    from pipelines.any_workers import SharedSFTTrainer
 
     torch.manual_seed(seed)
     policy, tokenizer = checkpoints.load_policy(base, dtype=torch.float32, split=split)
@@ -81,16 +82,14 @@ def train(
     ]
     quarter = math.ceil(len(rows) / settings.batch_size * settings.epochs) // 4
     config = SFTConfig(
-        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=quarter, split=split),
+        **trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=quarter),
         **trainer.batches(settings.batch_size, settings.micro_batch_size, "sft.batch_size"),
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         completion_only_loss=True,
         max_length=max_length,
     )
-    job = trainer.SharedSFTTrainer(
-        model=policy, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
-    )
+    job = SharedSFTTrainer(model=policy, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
     trainer.run(job, out / "trainer", progress, "sft")
     checkpoints.save_merged(job.accelerator.unwrap_model(job.model), tokenizer, out / "model")
     used = {"examples": len(rows), "epochs": settings.epochs, "learning_rate": settings.learning_rate}

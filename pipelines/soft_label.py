@@ -16,7 +16,7 @@ from trl import RewardTrainer
 from trl.trainer import dpo_trainer, reward_trainer
 
 from harness import ranks
-from pipelines.trainer import StepsShared
+from pipelines.any_workers import AnyWorkers
 
 BLANK = -1.0  # in place of a label: a pair that counts nothing
 
@@ -47,7 +47,7 @@ class SoftLabelDPOCollator(dpo_trainer.DataCollatorForPreference):
         return _with_labels(super().torch_call(examples), examples)
 
 
-class _MeanOverPairs(StepsShared):
+class _MeanOverPairs(AnyWorkers):
     """Mixin of a Trainer: the loss is the mean over all pairs of an optimiser step, in micro-batches of any sizes.
 
     A micro-batch is of pairs, or of one blank, which counts nothing.

@@ -1,23 +1,15 @@
-"""What every Hugging Face or TRL trainer of the pipelines shares: arguments, rows, resuming, progress, precision.
-
-Several workers (`harness.ranks`) train as DDP, which accelerate sets up by itself, and take the optimiser steps of one:
-the same rows in a step, whatever their number, and the loss a mean over all of them.
-"""
+"""What every Hugging Face or TRL trainer of the pipelines shares: arguments, resuming, progress, precision."""
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate.data_loader import SeedableRandomSampler
-from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback
 from transformers.utils import logging as hf_logging
-from trl import SFTTrainer
 
 from harness import ranks, store
 from harness.errors import UserError
@@ -25,19 +17,19 @@ from harness.graph import Progress
 from harness.models import checkpoints
 
 
-def arguments(folder: Path, *, seed: int, report_to: str, save_steps: int, split: bool) -> dict[str, Any]:
+def arguments(folder: Path, *, seed: int, report_to: str, save_steps: int) -> dict[str, Any]:
     """Keyword arguments for a TRL trainer's config that checkpoints into `folder` every `save_steps` steps.
 
-    split: the model is (`harness.models.sharded`), and transformers keeps no checkpoints of it to resume from. bf16 is
-    TRL's default and must be switched off by name where the device is slow in it.
+    bf16 is TRL's default and must be switched off by name where the device is slow in it.
     """
     on_gpu = checkpoints.device() == "cuda"
     return {
         "output_dir": str(folder),
         "seed": seed,
         "data_seed": seed,
-        "save_strategy": "no" if split else "steps",
+        "save_strategy": "steps",
         "save_steps": max(1, save_steps),
+        "save_only_model": True,  # `AnyWorkers` saves the optimiser's moments with it, also where transformers cannot
         "save_total_limit": 1,
         "logging_steps": 1,
         "report_to": report_to,
@@ -59,75 +51,6 @@ def batches(size: int, micro: int | None, key: str) -> dict[str, Any]:
     own = ranks.divided(size, key)
     at_once = math.gcd(micro or own, own)
     return {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": own // at_once}
-
-
-class StepsShared:
-    """Mixin of a Trainer: each worker reads its share of the rows of an optimiser step, which are those of one worker.
-
-    accelerate's own shares are equal because rows come twice; a worker that has no row here reads a `blank` one.
-    """
-
-    def blank(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row like `row` that counts nothing."""
-        raise NotImplementedError
-
-    def get_train_dataloader(self) -> Any:
-        loader = super().get_train_dataloader()  # type: ignore[misc]  # a mixin: a Trainer comes after it
-        if ranks.size() == 1:
-            return loader
-        args: Any = self.args  # type: ignore[attr-defined]  # a Trainer's
-        at_once = args.per_device_train_batch_size
-        step = at_once * args.gradient_accumulation_steps * ranks.size()
-        shares = _Shares(len(loader.dataset), step, at_once, args.data_seed)
-        rows, pinned = _Blank(loader.dataset, self.blank(loader.dataset[0])), args.dataloader_pin_memory
-        return _Loader(rows, batch_sampler=shares, collate_fn=loader.collate_fn, pin_memory=pinned)
-
-
-@dataclass
-class _Blank(Dataset[Any]):
-    """Rows, and a blank one after the last."""
-
-    rows: Any
-    blank: dict[str, Any]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, i: int) -> Any:
-        return self.blank if i == len(self.rows) else self.rows[i]
-
-
-class SharedSFTTrainer(StepsShared, SFTTrainer):
-    """TRL's SFTTrainer, whose loss is a mean over the tokens of all workers."""
-
-    def blank(self, row: dict[str, Any]) -> dict[str, Any]:
-        return row | {"labels": [-100] * len(row["input_ids"])}
-
-
-class _Shares:
-    """A batch sampler: a worker's shares of optimiser steps of `step` rows, which are those that one worker has."""
-
-    def __init__(self, rows: int, step: int, at_once: int, seed: int):
-        self.rows, self.step, self.at_once = rows, step, at_once
-        self.order = SeedableRandomSampler(range(rows), data_seed=seed)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = list(self.order)
-        for start in range(0, self.rows, self.step):
-            for part in ranks.portions(order[start : start + self.step], self.at_once):
-                yield part or [self.rows]
-
-    def __len__(self) -> int:
-        whole, rest = divmod(self.rows, self.step)
-        return sum(n * len(ranks.portions(range(size), self.at_once)) for n, size in ((whole, self.step), (1, rest)))
-
-    def set_epoch(self, epoch: int) -> None:
-        self.order.set_epoch(epoch)
-
-
-class _Loader(DataLoader[Any]):
-    def set_epoch(self, epoch: int) -> None:
-        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]  # a _Shares
 
 
 def run(trainer: Any, folder: Path, progress: Progress, note: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ def split_of(model: Any) -> set[bool]:
     return {isinstance(parameter, DTensor) for parameter in model.parameters()}
 
 
-def train(method: str, model: Path, out: Path, lora: Lora | None, split: bool) -> Any:
-    """(curve, kinds of parameters that were trained with) of a training."""
-    heard, seen = Curve(None), set()
+def train(method: str, model: Path, out: Path, lora: Lora | None, split: bool, stop: int | None = None) -> Any:
+    """(curve, kinds of parameters that were trained with) of a training of three steps, or the beginning of one."""
+    heard, seen = Curve(stop), set()
     run = trainers.run
 
     def noted(job: Any, *args: Any) -> None:
@@ -37,13 +38,14 @@ def train(method: str, model: Path, out: Path, lora: Lora | None, split: bool) -
     trainers.run = noted
     shared: dict[str, Any] = {"lora": lora, "seed": 3, "report_to": "none", "progress": heard, "split": split}
     settings: dict[str, Any] = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3}
-    if method == "sft":
-        sft.train(model, EXAMPLES, out, Sft(**settings), max_length=64, **shared)
-    elif method == "pm":
-        preference_model.train(model, PAIRS, out, Pm(max_length=64, **settings), **shared)
-    else:
-        given = Rl(algorithm="dpo", updates=3, minibatch_size=4, learning_rate=1e-3, snapshots=1)
-        dpo.train(model, PAIRS, out, given, arm="a", max_length=64, **shared)
+    with contextlib.suppress(KeyboardInterrupt):
+        if method == "sft":
+            sft.train(model, EXAMPLES, out, Sft(**settings), max_length=64, **shared)
+        elif method == "pm":
+            preference_model.train(model, PAIRS, out, Pm(max_length=64, **settings), **shared)
+        else:
+            given = Rl(algorithm="dpo", updates=3, minibatch_size=4, learning_rate=1e-3, snapshots=1)
+            dpo.train(model, PAIRS, out, given, arm="a", max_length=64, **shared)
     return heard.rows, seen
 
 
@@ -65,6 +67,24 @@ def test_a_split_model_has_the_curve_of_a_whole_one(
     else:
         tuned = Generator(*checkpoints.load_policy(tmp_path / "split" / "model"))
         assert tuned.sample(["Question?"], max_new_tokens=4)
+
+
+@pytest.mark.parametrize(("method", "lora"), [("sft", None), ("pm", LORA), ("dpo", LORA)])
+def test_a_split_training_goes_on_whole_and_a_whole_one_split(
+    tiny_model: Path, tmp_path: Path, method: str, lora: Lora | None
+) -> None:
+    alone, _ = train(method, tiny_model, tmp_path / "alone", lora, False)
+    together(train, method, tiny_model, tmp_path / "whole", lora, True, 2)
+    assert list((tmp_path / "whole").glob("trainer/checkpoint-1"))
+    whole, _ = train(method, tiny_model, tmp_path / "whole", lora, False)
+    train(method, tiny_model, tmp_path / "split", lora, False, 2)
+    (split, seen), _ = together(train, method, tiny_model, tmp_path / "split", lora, True)
+    assert True in seen
+    for name, curve in (("whole", whole), ("split", split)):
+        assert [row["step"] for row in curve] == [2, 3]
+        for found, expected in zip(curve, alone[1:], strict=True):
+            assert found == pytest.approx(expected, abs=1e-5)
+        compare(tmp_path / "alone", tmp_path / name)
 
 
 def rollout(model: Path, out: Path, lora: Lora | None, split: bool, stop: int | None = None) -> Any:

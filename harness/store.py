@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,7 @@ def versions() -> dict[str, str]:
     return found | {name: _version(name) for name in _LIBRARIES}
 
 
+@cache
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
@@ -123,6 +125,7 @@ def _version(name: str) -> str:
         return "not installed"
 
 
+@cache  # of the code that this process runs
 def commit() -> str | None:
     """The harness's own git commit, with '+' when the tree is changed; None outside a checkout."""
     root = Path(__file__).resolve().parent.parent

@@ -50,8 +50,6 @@ def train(
             f"compute.rl.shard: rl.algorithm {settings.algorithm} samples from a whole policy; leave `shard` out, or "
             "use ppo"
         )
-    if settings.algorithm == "ppo" and settings.engine == "vllm" and ranks.size() > 1:
-        raise UserError("rl.engine: vllm samples for one worker; leave compute.rl.workers out, or use transformers")
     policy, tokenizer = start_policy(start, lora, seed, split)
     if settings.algorithm in GROUP:
         card = arm_card(arm, start, settings)

@@ -124,17 +124,21 @@ def _learned(
     """The stages that say whether each arm's training moved what it optimises: for RL by a PM, and for fine-tuning."""
     found = {}
     options = experiment.settings(*learned.OPTIONS)
+    starts = dict(sampled)  # and of models that no arm of the run is: arms may share one
     for arm, trained in arms.items():
         name = f"learned.{arm}"
         if trained is not None and "pm" in trained.inputs and not _best_of(trained):
             start = trained.inputs.get("policy")
-            origin = next((other for other, stage in arms.items() if stage is start), start.name if start else None)
-            before = sampled.get(f"sample.{origin}") or _sample(origin or "pretrained", start, experiment, data)
+            origin = next(
+                (other for other, stage in arms.items() if stage is start), start.name if start else "pretrained"
+            )
+            before = f"sample.{origin}"
+            starts[before] = starts.get(before) or _sample(origin, start, experiment, data)
             found[name] = Stage(
                 name,
                 learned.measure_reward,
                 experiment.settings(*learned.REWARD_SETTINGS) | {"arm": arm, "kinds": _kinds(trained)},
-                {"start": before, "end": sampled[f"sample.{arm}"], "pm": trained.inputs["pm"]},
+                {"start": starts[before], "end": sampled[f"sample.{arm}"], "pm": trained.inputs["pm"]},
                 options=options,
                 kind="score",
             )

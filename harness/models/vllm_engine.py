@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness import ranks
 from harness.errors import UserError
 from harness.models import checkpoints, identity
 
@@ -34,6 +35,8 @@ def start(source: str, name: str) -> Any:
     if not gpu:
         # vLLM 0.30 cannot rewind a request's random stream on a CPU, which it does between the chunks of a prompt.
         where = {"kv_cache_memory_bytes": _KV_CACHE, "enforce_eager": True, "enable_chunked_prefill": False}
+    if ranks.size() > 1:  # each worker of a training has an engine of its own, in the group that they have already
+        where["distributed_executor_backend"] = "external_launcher"
     try:
         from vllm import LLM
 
@@ -82,7 +85,10 @@ def shape_of(config: Any) -> str:
 
 
 def reload(llm: Any, policy: Any) -> None:
-    """Give the engine the weights of `policy`, a transformers model or a PeftModel; what it cached is dropped."""
+    """Give the engine the weights of `policy`, a transformers model or a PeftModel; what it cached is dropped.
+
+    Where the policy is split over workers every one of them must call it.
+    """
     weights = merged_weights(policy, llm.model_config.get_vocab_size())
     llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
     llm.apply_model(_pack_head)
@@ -101,13 +107,15 @@ def merged_weights(policy: Any, vocabulary: int) -> Iterator[tuple[str, Any]]:
 
     Embeddings have `vocabulary` rows: that of a new pad token, which no engine reads, is left out.
     """
+    from harness.models import sharded
+
     embeddings = (policy.get_input_embeddings(), policy.get_output_embeddings())
     tables = {id(layer.weight) for layer in embeddings if layer is not None}
     adapted = {f"{name}.base_layer.weight": module for name, module in policy.named_modules() if _has_lora(module)}
     for name, parameter in policy.named_parameters():
         if "lora_" in name:
             continue
-        weight = parameter.detach()
+        weight = sharded.whole(parameter.detach())
         if name in adapted:
             layer = adapted[name]
             weight = weight + sum(layer.get_delta_weight(adapter) for adapter in layer.active_adapters)

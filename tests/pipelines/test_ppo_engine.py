@@ -13,6 +13,7 @@ import torch
 
 from harness.models import checkpoints, vllm, vllm_engine
 from pipelines import ppo
+from tests.gang import together
 
 PROMPTS = ["Why is the sky blue?", "Tea?", "Name a tree.", "hello there"]
 needs_vllm = pytest.mark.skipif(not vllm_engine.installed(), reason="vLLM is not installed; `tox -e vllm` has it")
@@ -22,9 +23,11 @@ def vowels(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
     return np.array([sum(c in "aeiou" for c in text) for text in responses], dtype=float)
 
 
-def train(start: Path, out: Path, engine: Any, *, lora: bool, **kwargs: Any) -> pd.DataFrame:
+def train(start: Path, out: Path, engine: Any, *, lora: bool, split: bool = False, **kwargs: Any) -> pd.DataFrame:
     torch.manual_seed(0)
-    policy, tokenizer = checkpoints.load_policy(start, dtype=torch.float32)
+    policy, tokenizer = checkpoints.load_policy(start, dtype=torch.float32, split=split)
+    if split and not lora:
+        kwargs["reference"] = checkpoints.load_policy(start, dtype=torch.float32, split=True)[0]
     if lora:
         policy = checkpoints.add_lora(policy, checkpoints.LoraSettings(rank=4, alpha=8))
     config = ppo.PPOConfig(
@@ -90,3 +93,25 @@ def test_rollouts_by_vllm_are_those_of_the_policy_and_resume_to_the_same(
     pd.testing.assert_frame_equal(whole.drop(columns="seconds"), resumed.drop(columns="seconds"), check_exact=True)
     for file in (tmp_path / "whole" / "model").glob("*.safetensors"):
         assert file.read_bytes() == (tmp_path / "killed" / "model" / file.name).read_bytes()
+
+
+def sampled_by_vllm(start: Path, out: Path, lora: bool, split: bool) -> pd.DataFrame:
+    vllm_engine._KV_CACHE = 256 << 20  # this process's own
+    return train(start, out, vllm.load(start), lora=lora, split=split)
+
+
+@needs_vllm
+@pytest.mark.vllm
+@pytest.mark.parametrize(("lora", "split"), [(True, False), (False, False), (False, True)])
+def test_each_worker_samples_from_an_engine_of_its_own(
+    tiny_model: Path, tmp_path: Path, lora: bool, split: bool
+) -> None:
+    (alone,) = together(sampled_by_vllm, tiny_model, tmp_path / "alone", lora, False, workers=1)
+    log, other = together(sampled_by_vllm, tiny_model, tmp_path / "two", lora, split)
+    assert log["engine_gap_max"].max() < 1e-3
+    assert log["kl"].iloc[-1] > 0.05
+    assert (log.drop(columns="seconds") == other.drop(columns="seconds")).all(axis=None)
+    first = ["reward", "length", "kl", "entropy"]
+    assert log[first].iloc[0].tolist() == pytest.approx(alone[first].iloc[0].tolist(), abs=1e-4)
+    both = [float(found["engine_gap_mean"].iloc[0]) for found in (log, alone)]
+    assert both[0] == pytest.approx(both[1], abs=1e-6)

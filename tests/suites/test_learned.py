@@ -160,3 +160,13 @@ def test_every_arm_that_learns_is_asked_and_starts_where_it_started() -> None:
     assert "sample.pretrained" not in planned["responses"].inputs
     assert found["learned.helpful_only"].settings["kinds"] == ["helpful"]
     assert found["learned.sl_cai"].models == {"start": "embedded"}
+
+
+def test_arms_may_share_a_start_that_is_no_arm_of_the_run() -> None:
+    experiment = Experiment(name="x", arms=("helpful_only", "hh_rlhf", "rl_cai", "rl_cai_cot"), suites=("evasiveness",))
+    line = arms.plan(experiment)
+    planned = stages.plan(experiment, line.arms, line.pms, line.chains, line.data)
+    starts = {arm: planned[f"learned.{arm}"].inputs["start"] for arm in line.arms}
+    assert starts["helpful_only"] is starts["hh_rlhf"]
+    assert starts["rl_cai"] is starts["rl_cai_cot"]
+    assert [starts[arm].name for arm in ("hh_rlhf", "rl_cai")] == ["sample.pretrained", "sample.sl_cai"]

@@ -23,28 +23,11 @@ from harness import ranks
 STATE = "state"  # in a checkpoint: weights and moments
 
 
-class AnyWorkers:
-    """Mixin of a Trainer: each worker reads its share of the rows of an optimiser step, which are those of one worker.
+class TorchCheckpoints:
+    """Mixin of a Trainer whose checkpoints are torch's own: what is trained, split or whole, for any number of workers.
 
-    accelerate's own shares are equal because rows come twice; a worker that has no row here reads a `blank` one.
-    Checkpoints are torch's own: what is trained, split or whole. transformers keeps none of a model that is split. They
-    hold no scheduler, since the learning rate is constant.
+    transformers keeps none of a model that is split. The scheduler is left out: the learning rate is constant.
     """
-
-    def blank(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row like `row` that counts nothing."""
-        raise NotImplementedError
-
-    def get_train_dataloader(self) -> Any:
-        loader = super().get_train_dataloader()  # type: ignore[misc]  # a mixin: a Trainer comes after it
-        if ranks.size() == 1:
-            return loader
-        args: Any = self.args  # type: ignore[attr-defined]  # a Trainer's
-        at_once = args.per_device_train_batch_size
-        step = at_once * args.gradient_accumulation_steps * ranks.size()
-        shares = _Shares(len(loader.dataset), step, at_once, args.data_seed)
-        rows, pinned = _Blank(loader.dataset, self.blank(loader.dataset[0])), args.dataloader_pin_memory
-        return _Loader(rows, batch_sampler=shares, collate_fn=loader.collate_fn, pin_memory=pinned)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         folder = Path(output_dir or self.args.output_dir)  # type: ignore[attr-defined]  # a Trainer's
@@ -72,6 +55,28 @@ class AnyWorkers:
     def _trained(self) -> tuple[Any, Any]:
         optimizer = self.optimizer  # type: ignore[attr-defined]  # a Trainer's
         return self.model, getattr(optimizer, "optimizer", optimizer)  # type: ignore[attr-defined]  # accelerate's is a wrapper
+
+
+class AnyWorkers(TorchCheckpoints):
+    """Mixin of a Trainer: each worker reads its share of the rows of an optimiser step, which are those of one worker.
+
+    accelerate's own shares are equal because rows come twice; a worker that has no row here reads a `blank` one.
+    """
+
+    def blank(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row like `row` that counts nothing."""
+        raise NotImplementedError
+
+    def get_train_dataloader(self) -> Any:
+        loader = super().get_train_dataloader()  # type: ignore[misc]  # a mixin: a Trainer comes after it
+        if ranks.size() == 1:
+            return loader
+        args: Any = self.args  # type: ignore[attr-defined]  # a Trainer's
+        at_once = args.per_device_train_batch_size
+        step = at_once * args.gradient_accumulation_steps * ranks.size()
+        shares = _Shares(len(loader.dataset), step, at_once, args.data_seed)
+        rows, pinned = _Blank(loader.dataset, self.blank(loader.dataset[0])), args.dataloader_pin_memory
+        return _Loader(rows, batch_sampler=shares, collate_fn=loader.collate_fn, pin_memory=pinned)
 
 
 @dataclass

@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 
 from harness import ranks, store
-from harness.errors import UserError
 from harness.experiment import GROUP, Lora, Rl, Scale
 from harness.graph import Progress, Work
 from harness.models import chat, checkpoints, scorer
@@ -45,11 +44,6 @@ def train(
     split: bool = False,
 ) -> pd.DataFrame:
     """RL from `start` against `pm` by PPO, RLOO or GRPO; the log (step, reward, kl, ...)."""
-    if split and settings.algorithm in GROUP:
-        raise UserError(
-            f"compute.rl.shard: rl.algorithm {settings.algorithm} samples from a whole policy; leave `shard` out, or "
-            "use ppo"
-        )
     policy, tokenizer = start_policy(start, lora, seed, split)
     if settings.algorithm in GROUP:
         card = arm_card(arm, start, settings)
@@ -153,7 +147,9 @@ def _grouped(
     from datasets import Dataset
 
     from harness import stats
+    from harness.models import sharded
     from pipelines import trainer
+    from pipelines.any_workers import TorchCheckpoints
 
     stop = chat.stop_ids(tokenizer)
     policy.generation_config.eos_token_id = sorted(stop)
@@ -172,7 +168,7 @@ def _grouped(
     shared = trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=steps * checkpoint_every)
     name = settings.algorithm.upper()
     config = getattr(trl, f"{name}Config")(
-        **(shared | {"logging_steps": steps, "save_only_model": False}),
+        **(shared | {"logging_steps": steps}),
         max_steps=settings.updates * steps,
         generation_batch_size=settings.rollouts_per_update,
         per_device_train_batch_size=ranks.divided(settings.minibatch_size, "rl.minibatch_size"),
@@ -183,7 +179,13 @@ def _grouped(
         learning_rate=settings.learning_rate,
         beta=settings.kl_coef,
     )
-    job = getattr(trl, f"{name}Trainer")(
+
+    class Trainer(TorchCheckpoints, getattr(trl, f"{name}Trainer")):  # type: ignore[misc]  # TRL's, by its name
+        def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+            with sharded.gathered(self.model):  # workers end their answers at different steps
+                return super()._generate_single_turn(*args, **kwargs)
+
+    job = Trainer(
         model=policy,
         reward_funcs=[pm_score, missing_eos],
         args=config,

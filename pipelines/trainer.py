@@ -29,7 +29,7 @@ def arguments(folder: Path, *, seed: int, report_to: str, save_steps: int) -> di
         "data_seed": seed,
         "save_strategy": "steps",
         "save_steps": max(1, save_steps),
-        "save_only_model": True,  # `AnyWorkers` saves the optimiser's moments with it, also where transformers cannot
+        "save_only_model": True,  # `TorchCheckpoints` saves the optimiser's moments with it
         "save_total_limit": 1,
         "logging_steps": 1,
         "report_to": report_to,

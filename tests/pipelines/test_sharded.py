@@ -172,3 +172,41 @@ def test_the_gradient_of_a_split_policy_is_that_of_a_whole_one(tiny_model: Path,
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+
+
+def grouped(model: Path, out: Path, algorithm: str, lora: Lora | None, split: bool, stop: int | None = None) -> Any:
+    """The curve of two updates, or the beginning of it; each worker samples its own answers."""
+    settings: dict[str, Any] = {"updates": 2, "rollouts_per_update": 8, "minibatch_size": 8, "learning_rate": 1e-3}
+    heard = Curve(stop)
+    with contextlib.suppress(KeyboardInterrupt):
+        rl.train(
+            model,
+            list(EXAMPLES["prompt"]),
+            PreferenceModel.load(model, max_length=64),
+            out,
+            Rl(algorithm=algorithm, snapshots=1, **settings),
+            Scale(max_new_tokens=6),
+            arm="a",
+            lora=lora,
+            seed=0,
+            report_to="none",
+            progress=heard,
+            split=split,
+        )
+    return heard.rows
+
+
+@pytest.mark.parametrize(("algorithm", "lora"), [("rloo", LORA), ("grpo", None)])
+def test_groups_of_a_split_policy_have_the_curve_of_a_whole_one(
+    tiny_model: Path, tmp_path: Path, algorithm: str, lora: Lora | None
+) -> None:
+    whole, _ = together(grouped, tiny_model, tmp_path / "whole", algorithm, lora, False)
+    split, other = together(grouped, tiny_model, tmp_path / "split", algorithm, lora, True)
+    assert split == other
+    together(grouped, tiny_model, tmp_path / "killed", algorithm, lora, True, 2)
+    (last,), _ = together(grouped, tiny_model, tmp_path / "killed", algorithm, lora, True)
+    assert [row["step"] for row in whole] == [1, 2]
+    for found, expected in zip([*split, last], [*whole, whole[1]], strict=True):
+        assert found == pytest.approx(expected, abs=1e-5)
+    compare(tmp_path / "whole", tmp_path / "split")
+    assert Generator(*checkpoints.load_policy(tmp_path / "split" / "model")).sample(["Question?"], max_new_tokens=4)

@@ -58,6 +58,7 @@ def train(
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         max_length=settings.max_length,
+        center_rewards_coefficient=settings.center_rewards,
         remove_unused_columns=False,
     )
     job = SoftLabelRewardTrainer(
@@ -113,6 +114,7 @@ def quality(evaluated: pd.DataFrame, seed: int = 0) -> dict[str, float]:
 # and human, split, measured_on; with AI labels, hard
 SETTINGS = (
     *("seed", "lora", "pm.epochs", "pm.learning_rate", "pm.batch_size", "pm.micro_batch_size", "pm.max_length"),
+    "pm.center_rewards",
 )
 OPTIONS = ("scale.batch_size", "report_to")
 

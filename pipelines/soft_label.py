@@ -86,7 +86,10 @@ class SoftLabelRewardTrainer(_MeanOverPairs, RewardTrainer):
         p = inputs.pop("p")
         outputs = model(**inputs, use_cache=False)
         chosen, rejected = outputs.logits.squeeze(-1).float().chunk(2)
-        loss = self.share(soft_label_loss(chosen - rejected, p), p, num_items_in_batch)
+        loss = soft_label_loss(chosen - rejected, p)
+        if weight := self.args.center_rewards_coefficient:
+            loss = loss + weight * ((chosen + rejected) ** 2).mean()
+        loss = self.share(loss, p, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
 

@@ -145,6 +145,9 @@ class Pm(_Training):
     """Peak learning rate."""
     max_length: int = Field(256, ge=16, le=10**6)
     """Tokens of a conversation, at most; a longer one loses its beginning."""
+    center_rewards: float = Field(0.0, ge=0, le=1000)
+    """Weight of the mean square of a pair's summed scores in the loss, which keeps scores near 0 (Eisenstein et al.
+    2023, who take 0.01). Learnt from few pairs, those of a policy's answers may lie so far off that they hardly differ."""
     variants: tuple[Literal["hard", "one_principle"], ...] = ()
     """Further PMs of rl_cai, trained on `hard` labels or by `one_principle`, which are only measured (claims 15 and
     16)."""

@@ -154,6 +154,7 @@ ROWS: list[tuple[str, Any, set[str]]] = [
     ("feedback.few_shot", False, LABELS),
     ("pm.epochs", 1, PMS),
     ("pm.learning_rate", 1.0, PMS),
+    ("pm.center_rewards", 0.01, PMS),
     ("pm.batch_size", 9, PMS),
     ("pm.micro_batch_size", 2, PMS),
     ("pm.max_length", 99, PMS | RL | SCORED | ALONG | {f"learned.{arm}" for arm in RL} | {"goodharting", "judges"}),

@@ -46,8 +46,10 @@ def test_its_minimum_is_at_the_labels_log_odds() -> None:
     assert torch.allclose(d.grad, torch.zeros(3, dtype=torch.float64), atol=1e-12)
 
 
-@pytest.mark.parametrize("hard", [0.0, 1.0])
-def test_hard_labels_give_reward_trainers_own_loss(tiny_model: Path, tmp_path: Path, hard: float) -> None:
+@pytest.mark.parametrize(("hard", "centred"), [(0.0, None), (1.0, None), (1.0, 0.3)])
+def test_hard_labels_give_reward_trainers_own_loss(
+    tiny_model: Path, tmp_path: Path, hard: float, centred: float | None
+) -> None:
     model, tokenizer = scorer.load_classifier(tiny_model)
     torch.manual_seed(0)
     torch.nn.init.normal_(model.score.weight)
@@ -60,7 +62,12 @@ def test_hard_labels_give_reward_trainers_own_loss(tiny_model: Path, tmp_path: P
         for r in PAIRS.to_dict("records")
     ]
     config = RewardConfig(
-        output_dir=str(tmp_path), bf16=False, report_to="none", use_cpu=True, remove_unused_columns=False
+        output_dir=str(tmp_path),
+        bf16=False,
+        report_to="none",
+        use_cpu=True,
+        remove_unused_columns=False,
+        center_rewards_coefficient=centred,
     )
     theirs = RewardTrainer(model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
     expected = theirs.compute_loss(model, theirs.data_collator(rows))

@@ -196,7 +196,7 @@ def verdicts(frames: Frames, numbers: tuple[int, ...]) -> dict[int, str]:
         if claim.id not in numbers:
             continue
         contrasts = MEASURES[claim.measure](tables)
-        if claims._doubts(claim, tables):
+        if claims._untrusted(claim, [tables]):
             found[claim.id] = claims.CANNOT_TELL
         else:
             evidence = claims.weigh(claim, contrasts)

@@ -5,7 +5,7 @@
 Stages that do nothing, none waiting for another, by the local runner and by the Ray runner with two workers, beside as
 many tasks of Ray's that do nothing either; each kind is warmed up with ten. With `--sampling`, so many answers of a
 random model by one single-threaded worker and by two that share the rows, as a user runs it, with what starting an
-engine takes (1,000 take one worker some 20 s); the tables are compared byte for byte. With `--study`, all arms of the
+engine takes (1,000 take one worker two minutes); the tables are compared byte for byte. With `--study`, all arms of the
 tests' tiny random model at three seeds, on two workers and locally, one after the other; tables and weights are
 compared. Prints a table, then one JSON line.
 """

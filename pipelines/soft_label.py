@@ -8,7 +8,7 @@ pair has p = 1, and then both are the usual losses.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import Trainer
@@ -86,8 +86,8 @@ class SoftLabelRewardTrainer(_MeanOverPairs, RewardTrainer):
         p = inputs.pop("p")
         outputs = model(**inputs, use_cache=False)
         chosen, rejected = outputs.logits.squeeze(-1).float().chunk(2)
-        loss = soft_label_loss(chosen - rejected, p)
-        if weight := self.args.center_rewards_coefficient:
+        loss, args = soft_label_loss(chosen - rejected, p), cast(Any, self.args)
+        if weight := args.center_rewards_coefficient:
             loss = loss + weight * ((chosen + rejected) ** 2).mean()
         loss = self.share(loss, p, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss

@@ -147,7 +147,7 @@ class Pm(_Training):
     """Tokens of a conversation, at most; a longer one loses its beginning."""
     center_rewards: float = Field(0.0, ge=0, le=1000)
     """Weight of the mean square of a pair's summed scores in the loss, which keeps scores near 0 (Eisenstein et al.
-    2023, who take 0.01). Learnt from few pairs, those of a policy's answers may lie so far off that they hardly differ."""
+    2023, who take 0.01). Without it, those learnt from few pairs may all drift far from 0 and hardly differ."""
     variants: tuple[Literal["hard", "one_principle"], ...] = ()
     """Further PMs of rl_cai, trained on `hard` labels or by `one_principle`, which are only measured (claims 15 and
     16)."""

@@ -181,7 +181,8 @@ def device_name() -> str | None:
         return None
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"cpu ({_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"cpu ({_processor()}, {os.cpu_count()} cores, {threads} thread{'s' if threads > 1 else ''})"
 
 
 def _processor() -> str:

@@ -33,10 +33,10 @@ class TorchCheckpoints:
         folder = Path(output_dir or self.args.output_dir)  # type: ignore[attr-defined]  # a Trainer's
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # that one worker has no group
             torch_checkpoint.save(self._state(), checkpoint_id=folder / STATE)
-        self._save_rng_state(str(folder))  # type: ignore[attr-defined]
+        self._save_rng_state(str(folder))  # type: ignore[attr-defined]  # a Trainer's
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        pass
+        """Weights are loaded with the optimiser's moments, once there is an optimiser."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
@@ -53,8 +53,8 @@ class TorchCheckpoints:
         return {"model": weights, "optimizer": moments}
 
     def _trained(self) -> tuple[Any, Any]:
-        optimizer = self.optimizer  # type: ignore[attr-defined]  # a Trainer's
-        return self.model, getattr(optimizer, "optimizer", optimizer)  # type: ignore[attr-defined]  # accelerate's is a wrapper
+        trainer: Any = self
+        return trainer.model, getattr(trainer.optimizer, "optimizer", trainer.optimizer)  # accelerate's is a wrapper
 
 
 class AnyWorkers(TorchCheckpoints):

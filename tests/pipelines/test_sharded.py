@@ -1,4 +1,4 @@
-"""A model split over two workers (FSDP2) goes through SFT, PM, DPO and PPO as a whole one does on one worker."""
+"""A model split over two workers (FSDP2) goes through each training as a whole one does on one worker."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.distributed.tensor import DTensor
@@ -87,32 +88,26 @@ def test_a_split_training_goes_on_whole_and_a_whole_one_split(
         compare(tmp_path / "alone", tmp_path / name)
 
 
-def rollout(model: Path, out: Path, lora: Lora | None, split: bool, stop: int | None = None) -> Any:
-    """A run of PPO against the model as its own PM, or its beginning: the log without times."""
+def reinforced(model: Path, out: Path, given: Rl, lora: Lora | None, split: bool, heard: Silent) -> pd.DataFrame | None:
+    """The log of RL against the model as its own PM; None where `heard` stops it."""
     pm = PreferenceModel.load(model, max_length=64)
     torch.manual_seed(0)
     with torch.no_grad():
         pm.model.score.weight.normal_()  # the head of an untrained PM is zero
-    settings: dict[str, Any] = {"updates": 2, "rollouts_per_update": 5, "minibatch_size": 2, "gradient_accumulation": 2}
-    heard = Updates(stop)
-    try:
-        log = rl.train(
-            model,
-            list(EXAMPLES["prompt"]),
-            pm,
-            out,
-            Rl(snapshots=1, value_pretraining=1, learning_rate=1e-3, **settings),
-            Scale(max_new_tokens=6),
-            arm="a",
-            lora=lora,
-            seed=0,
-            report_to="none",
-            progress=heard,
-            split=split,
+    shared: dict[str, Any] = {"arm": "a", "lora": lora, "seed": 0, "report_to": "none", "split": split}
+    with contextlib.suppress(KeyboardInterrupt):
+        return rl.train(
+            model, list(EXAMPLES["prompt"]), pm, out, given, Scale(max_new_tokens=6), progress=heard, **shared
         )
-    except KeyboardInterrupt:
-        return None
-    return log.drop(columns="seconds")
+    return None
+
+
+def rollout(model: Path, out: Path, lora: Lora | None, split: bool, stop: int | None = None) -> Any:
+    """A run of PPO, or its beginning: the log without times."""
+    settings: dict[str, Any] = {"updates": 2, "rollouts_per_update": 5, "minibatch_size": 2, "gradient_accumulation": 2}
+    given = Rl(snapshots=1, value_pretraining=1, learning_rate=1e-3, **settings)
+    log = reinforced(model, out, given, lora, split, Updates(stop))
+    return None if log is None else log.drop(columns="seconds")
 
 
 class Updates(Silent):
@@ -174,25 +169,11 @@ def test_the_gradient_of_a_split_policy_is_that_of_a_whole_one(tiny_model: Path,
         np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
 
 
-def grouped(model: Path, out: Path, algorithm: str, lora: Lora | None, split: bool, stop: int | None = None) -> Any:
+def grouped(model: Path, out: Path, algorithm: Any, lora: Lora | None, split: bool, stop: int | None = None) -> Any:
     """The curve of two updates, or the beginning of it; each worker samples its own answers."""
     settings: dict[str, Any] = {"updates": 2, "rollouts_per_update": 8, "minibatch_size": 8, "learning_rate": 1e-3}
     heard = Curve(stop)
-    with contextlib.suppress(KeyboardInterrupt):
-        rl.train(
-            model,
-            list(EXAMPLES["prompt"]),
-            PreferenceModel.load(model, max_length=64),
-            out,
-            Rl(algorithm=algorithm, snapshots=1, **settings),
-            Scale(max_new_tokens=6),
-            arm="a",
-            lora=lora,
-            seed=0,
-            report_to="none",
-            progress=heard,
-            split=split,
-        )
+    reinforced(model, out, Rl(algorithm=algorithm, snapshots=1, **settings), lora, split, heard)
     return heard.rows
 
 
@@ -206,6 +187,7 @@ def test_groups_of_a_split_policy_have_the_curve_of_a_whole_one(
     together(grouped, tiny_model, tmp_path / "killed", algorithm, lora, True, 2)
     (last,), _ = together(grouped, tiny_model, tmp_path / "killed", algorithm, lora, True)
     assert [row["step"] for row in whole] == [1, 2]
+    assert min(row["grad_norm"] for row in whole) > 1e-3  # there was something to learn
     for found, expected in zip([*split, last], [*whole, whole[1]], strict=True):
         assert found == pytest.approx(expected, abs=1e-5)
     compare(tmp_path / "whole", tmp_path / "split")

@@ -387,7 +387,13 @@ def edited(source: str, name: str) -> str:
 
 def reread() -> None:
     """Source files are read once a process; from here they are read anew."""
-    for cached in (code._module, code._references, code._source, code.sources, code._known):
+    code._module.cache_clear()
+    refollow()
+
+
+def refollow() -> None:
+    """What was found in files is found anew; the files are not parsed again, which takes most of the time."""
+    for cached in (code._references, code._source, code.sources, code._known):
         cached.cache_clear()
 
 
@@ -399,17 +405,37 @@ def forget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     reread()
 
 
-@pytest.mark.usefixtures("forget")
+@pytest.fixture
+def refollowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setattr(code, "_cache", lambda: tmp_path / "code.json")
+    refollow()
+    yield
+    refollow()
+
+
+def versions(files: Path) -> dict[str, str]:
+    return {stage.name: code.version(stage.function, *stage.calls) for stage in planned(experiment(files))}
+
+
+@pytest.fixture(scope="module")
+def unedited(files: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code, "_cache", lambda: tmp_path_factory.mktemp("cache") / "code.json")
+        reread()
+        return versions(files)
+
+
+@pytest.mark.usefixtures("refollowed")
 @pytest.mark.parametrize(("file", "name", "direct"), EDITS, ids=[f"{file}:{name}" for file, name, _ in EDITS])
 def test_an_edit_makes_stale_what_reaches_it(
-    files: Path, monkeypatch: pytest.MonkeyPatch, file: str, name: str, direct: set[str]
+    files: Path, unedited: dict[str, str], monkeypatch: pytest.MonkeyPatch, file: str, name: str, direct: set[str]
 ) -> None:
-    before = {stage.name: code.version(stage.function, *stage.calls) for stage in planned(experiment(files))}
-    reread()
-    real = code._text
-    monkeypatch.setattr(code, "_text", lambda path: edited(real(path), name) if path == ROOT / file else real(path))
-    after = {stage.name: code.version(stage.function, *stage.calls) for stage in planned(experiment(files))}
-    assert changed(before, after) == direct
+    text, parsed = code._text, code._module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code, "_text", lambda path: edited(text(path), name))
+        module = parsed.__wrapped__(ROOT / file)
+    monkeypatch.setattr(code, "_module", lambda path: module if path == ROOT / file else parsed(path))
+    assert changed(unedited, versions(files)) == direct
 
 
 def test_what_a_key_of_an_experiment_means_changes_nothing() -> None:

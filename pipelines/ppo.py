@@ -204,16 +204,20 @@ class _Run:
         used = self.normaliser(scores, index) - config.missing_eos_penalty * ~ended
         if turn == 1:
             self.learner.start_values_at(float(used.mean()))
-        # When one minibatch holds all rollouts, the forward that reads them is also that of the first step.
-        one = keep_graph and len(ids) <= config.minibatch_size and ranks.size() == 1
-        width = max(map(len, responses))
+        order, width = self.order(turn, 0, len(ids)), max(map(len, responses))
         own: list[Tensor] = []  # of each row (5, tokens)
-        for rows in ranks.portions(range(len(ids)), config.minibatch_size):
-            read = torch.stack(self.read(rows or [0], ids, responses, one), 1)
+        for rows in ranks.portions(order, config.minibatch_size):
+            # The rows of the first step come first, so that the forward that reads them is also that step's.
+            first = keep_graph and not own and ranks.size() == 1
+            read = torch.stack(self.read(rows or order[:1], ids, responses, first), 1)
             own += nn.functional.pad(read, (0, width - read.shape[2])).cpu()[: len(rows)]
-        read = torch.stack(ranks.gathered(own), 1).to(self.accelerator.device)
+        read = torch.stack(ranks.gathered(own), 1)[:, np.argsort(order)].to(self.accelerator.device)
         mask, logp, ref_logp, values, entropy = read.unbind()
         return Rollouts(ids, responses, scores, used, ended, mask, logp, ref_logp, values, entropy, sampled_logp)
+
+    def order(self, turn: int, epoch: int, rows: int) -> list[int]:
+        """The order in which an epoch's steps see the rollouts."""
+        return np.random.default_rng([self.config.seed, turn, epoch]).permutation(rows).tolist()
 
     def place(self, turn: int) -> str:
         """Where the run is, for what users read."""
@@ -322,8 +326,8 @@ class _Run:
         config = self.config
         sums = dict.fromkeys(("clip_fraction", "value_loss", "policy_loss"), 0.0)
         for epoch in range(config.epochs):
-            order = np.random.default_rng([config.seed, turn, epoch]).permutation(len(rollouts.responses))
-            for step in _chunks(order.tolist(), config.minibatch_size * config.gradient_accumulation):
+            order = self.order(turn, epoch, len(rollouts.responses))
+            for step in _chunks(order, config.minibatch_size * config.gradient_accumulation):
                 n_tokens = rollouts.mask[step].sum()
                 for rows in ranks.portions(step, config.minibatch_size):
                     # A worker without a row of its own takes part with one that counts nothing.
@@ -348,7 +352,7 @@ class _Run:
         config = self.config
         batch = self.batch(rows, rollouts.prompts, rollouts.responses)
         if self.first_pass is not None:
-            (logp, values), self.first_pass = (x[rows] for x in self.first_pass), None
+            (logp, values), self.first_pass = self.first_pass, None
         else:
             logits, values = self.learner.model(batch, values_only)
             logp = ppo_math.token_logprobs(logits, batch.response)

@@ -232,6 +232,26 @@ def test_accumulated_minibatches_equal_one_large_one(tokenizer: Any, tmp_path: P
     assert losses == pytest.approx(others, abs=1e-5)
 
 
+@pytest.mark.parametrize("minibatch", [2, 4, 6])
+def test_the_forward_that_reads_the_first_steps_rows_is_also_its_own(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minibatch: int
+) -> None:
+    def trained(out: str) -> tuple[torch.Tensor, int]:
+        policy, forwards = encouraged_to_end(tokenizer, 3.0), []
+        run = run_of(policy, tokenizer, tmp_path / out, epochs=1, minibatch_size=minibatch)
+        run.learner.model.register_forward_pre_hook(lambda *_: forwards.append(1))
+        run.update(1)
+        return policy.lm_head.weight.detach(), len(forwards)
+
+    kept, forwards = trained("kept")
+    read = ppo._Run.read
+    monkeypatch.setattr(ppo._Run, "read", lambda run, *given: read(run, *given[:3], False))
+    apart, more = trained("apart")
+    steps = math.ceil(6 / minibatch)
+    assert (forwards, more) == (2 * steps - 1, 2 * steps)
+    np.testing.assert_allclose(kept, apart, atol=1e-6)
+
+
 def train(policy: Any, tokenizer: Any, out: Path, **kwargs: Any) -> pd.DataFrame:
     settings = config(updates=4, kl_target=0.5, snapshot_steps=(2, 3), **kwargs.pop("changes", {}))
     return ppo.train(policy, tokenizer, PROMPTS, vowels, settings, out, model_card="step {step}", **kwargs)

@@ -132,8 +132,9 @@ def reinforcement(stage: Stage, known: Known) -> Effort:
     step = settings.minibatch_size * settings.gradient_accumulation
     one = effort.sample(base, rows, new, scale.batch_size, prompt)
     one += effort.read(base, rows, min(prompt + new, known.experiment.pm.max_length))  # the PM
-    reads = 1 if settings.algorithm in GROUP or settings.minibatch_size >= rows else 2  # reference, and policy before
-    one += effort.read(base, reads * rows, prompt + new, logits=new)
+    # The reference reads all, and PPO's policy those that its first forward of a step does not.
+    before = 0 if settings.algorithm in GROUP else max(0, rows - settings.minibatch_size)
+    one += effort.read(base, rows + before, prompt + new, logits=new)
     updates = settings.updates + settings.value_pretraining
     trained = effort.train(
         base, rows * settings.epochs, prompt + new, step, known.lora, logits=new, at_once=settings.minibatch_size

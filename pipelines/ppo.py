@@ -36,7 +36,7 @@ from pipelines import ppo_math, rewards
 from pipelines.ppo_config import PPOConfig, accelerator_for
 from pipelines.ppo_learner import Learner
 from pipelines.ppo_math import Batch
-from pipelines.rollouts import RolloutEngine, Rollouts, engine_gap, generate, response_logits
+from pipelines.rollouts import RolloutEngine, Rollouts, engine_gap, response_logits, sampled
 
 Scorer = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 _MAY_CHANGE = {"updates", "checkpoint_every", "snapshot_steps", "report_to"}  # of a config, between kill and resume
@@ -248,41 +248,37 @@ class _Run:
 
         With an engine, its log-probabilities of all workers' answers.
         """
+        keys = [f"{turn}/{i}" for i in range(len(ids))]
+        answers, logp = self.drawn(self.policy, ranks.share(ids), ranks.share(keys), turn, self.engine)
+        return answers, None if logp is None else ranks.gathered(logp)
+
+    def drawn(
+        self,
+        policy: Any,
+        ids: Sequence[list[int]],
+        keys: Sequence[str],
+        turn: int = 0,
+        engine: RolloutEngine | None = None,
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
         config = self.config
-        ids, keys = ranks.share(ids), ranks.share([f"{turn}/{i}" for i in range(len(ids))])
-        if self.engine is None:
-            return self.generate(self.policy, ids, keys), None
-        self.engine.sync(self.policy, turn)
-        answers, logp = self.engine.rollout(
+        return sampled(
+            policy,
+            self.tokenizer,
             ids,
-            update=turn,
-            keys=keys,
-            seed=config.seed,
+            keys,
+            turn=turn,
+            engine=engine,
+            accelerator=self.accelerator,
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
+            seed=config.seed,
         )
-        self.engine.rest()
-        return answers, ranks.gathered(logp)
-
-    def generate(self, policy: Any, ids: Sequence[list[int]], keys: Sequence[str]) -> list[list[int]]:
-        config = self.config
-        with self.accelerator.autocast(), sharded.gathered(policy):
-            return generate(
-                policy,
-                self.tokenizer,
-                ids,
-                keys,
-                max_new_tokens=config.max_new_tokens,
-                temperature=config.temperature,
-                seed=config.seed,
-                batch_size=config.rollout_batch_size,
-            )
 
     def reference_scores(self, index: Sequence[int]) -> np.ndarray:
         """Scores of one answer of the start policy to each of the prompts at `index`."""
         with self.as_reference() as reference:
             own = ranks.share(index)
-            answers = self.generate(reference, [self.prompt_ids[i] for i in own], [f"reference/{i}" for i in own])
+            answers, _ = self.drawn(reference, [self.prompt_ids[i] for i in own], [f"reference/{i}" for i in own])
         return self.scored(index, answers, "PPO, the start policy's answers")[1]
 
     @contextmanager

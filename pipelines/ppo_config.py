@@ -43,7 +43,6 @@ class PPOConfig:
     seed: int = 0
     mixed_precision: Literal["no", "bf16"] = "no"
     report_to: str | None = None
-    rollout_batch_size: int = 64  # answers sampled at once
     origin: str = ""  # the caller's hash of what the run is made from, the scorer among it; a resumed run has the same
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Reinforcement learning of a policy against a PM: our PPO (the paper's method), or TRL's RLOO and GRPO.
+"""Reinforcement learning of a policy against a PM: our PPO (the paper's method), or TRL's RLOO and GRPO (`grouped`).
 
 Each leaves `model/` (full weights), `snapshots/step-*/` and a log with one row an update, as `dpo.py` does.
 """
@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from harness import ranks, store
+from harness import store
 from harness.experiment import GROUP, Lora, Rl, Scale
 from harness.graph import Progress, Work
-from harness.models import chat, checkpoints, scorer
+from harness.models import checkpoints, scorer
 from pipelines import card as cards
 from pipelines.artefacts import load_pm, lora_of, start_of, train_prompts
 
@@ -45,21 +45,28 @@ def train(
 ) -> pd.DataFrame:
     """RL from `start` against `pm` by PPO, RLOO or GRPO; the log (step, reward, kl, ...)."""
     policy, tokenizer = start_policy(start, lora, seed, split)
+    card, engine = arm_card(arm, start, settings), None
+    if settings.engine == "vllm":
+        from harness.models import vllm
+
+        engine = vllm.load(start)
     if settings.algorithm in GROUP:
-        card = arm_card(arm, start, settings)
-        return _grouped(
+        from pipelines import grouped
+
+        return grouped.train(
             policy,
             tokenizer,
             prompts,
             pm,
             out,
             settings,
+            scale,
             card=card,
-            max_new_tokens=scale.max_new_tokens,
             seed=seed,
             report_to=report_to,
             checkpoint_every=checkpoint_every,
             progress=progress,
+            engine=engine,
         )
     from pipelines import ppo
 
@@ -98,11 +105,6 @@ def train(
         progress.row(row | {"samples": list(latest)})
         latest.clear()
 
-    card, engine = arm_card(arm, start, settings), None
-    if settings.engine == "vllm":
-        from harness.models import vllm
-
-        engine = vllm.load(start)
     # A split policy cannot be copied; with an adapter it is its own reference.
     reference = checkpoints.load_policy(start, dtype=policy.dtype, split=True)[0] if split and lora is None else None
     log = ppo.train(
@@ -119,86 +121,6 @@ def train(
     )
     cards.write(out / "model", _final(card))
     return log
-
-
-def _grouped(
-    policy: Any,
-    tokenizer: Any,
-    prompts: Sequence[str],
-    pm: scorer.PreferenceModel,
-    out: Path,
-    settings: Rl,
-    *,
-    card: str,
-    max_new_tokens: int,
-    seed: int,
-    report_to: str,
-    checkpoint_every: int,
-    progress: Progress,
-) -> pd.DataFrame:
-    """TRL's RLOO or GRPO with our PM as the reward function: answers to a prompt are compared with one another.
-
-    RLOO takes from each answer's reward the mean of the others (2 a prompt); GRPO the mean of all, in their standard
-    deviations (4 a prompt; TRL's default loss, a mean over tokens). An update is what it is in PPO: rollouts_per_update
-    answers, then `epochs` passes over them in optimiser steps of minibatch_size x gradient_accumulation, of all workers
-    together. TRL's draws are not named, so other workers draw other answers. KL in nats a sequence.
-    """
-    import trl
-    from datasets import Dataset
-
-    from harness import stats
-    from harness.models import sharded
-    from pipelines import trainer
-    from pipelines.any_workers import TorchCheckpoints
-
-    stop = chat.stop_ids(tokenizer)
-    policy.generation_config.eos_token_id = sorted(stop)
-
-    def pm_score(completions: list[str], asked: list[str], **_: Any) -> list[float | None]:
-        return list(stats.finite(pm.score(asked, [chat.clean(text) for text in completions]), "PM score"))
-
-    def missing_eos(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
-        return [0.0 if ids and ids[-1] in stop else -settings.missing_eos_penalty for ids in completion_ids]
-
-    rendered = [{"prompt": chat.render(tokenizer, chat.parse(p)), "asked": p} for p in prompts]
-    # TRL drops a batch that prompts do not fill, and would train on nothing without a word.
-    rendered *= -(-settings.rollouts_per_update // (GROUP[settings.algorithm] * len(rendered)))
-    steps = settings.epochs * settings.rollouts_per_update
-    steps //= settings.minibatch_size * settings.gradient_accumulation  # optimiser steps an update
-    shared = trainer.arguments(out / "trainer", seed=seed, report_to=report_to, save_steps=steps * checkpoint_every)
-    name = settings.algorithm.upper()
-    config = getattr(trl, f"{name}Config")(
-        **(shared | {"logging_steps": steps}),
-        max_steps=settings.updates * steps,
-        generation_batch_size=settings.rollouts_per_update,
-        per_device_train_batch_size=ranks.divided(settings.minibatch_size, "rl.minibatch_size"),
-        gradient_accumulation_steps=settings.gradient_accumulation,
-        num_iterations=settings.epochs,
-        num_generations=GROUP[settings.algorithm],
-        max_completion_length=max_new_tokens,
-        learning_rate=settings.learning_rate,
-        beta=settings.kl_coef,
-    )
-
-    class Trainer(TorchCheckpoints, getattr(trl, f"{name}Trainer")):  # type: ignore[misc]  # TRL's, by its name
-        def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-            with sharded.gathered(self.model):  # workers end their answers at different steps
-                return super()._generate_single_turn(*args, **kwargs)
-
-    job = Trainer(
-        model=policy,
-        reward_funcs=[pm_score, missing_eos],
-        args=config,
-        train_dataset=Dataset.from_list(rendered),
-        processing_class=tokenizer,
-    )
-    run_trainer(job, tokenizer, out, settings, card, progress, steps)
-    log = logged(job)
-    length = log["completions/mean_length"]
-    columns = {"step": log["step"] // steps, "reward": log["rewards/pm_score/mean"], "policy_loss": log["loss"]}
-    columns |= {"length": length, "ended_fraction": 1 - log["completions/clipped_ratio"]}
-    columns |= {"kl": log["kl"] * length} if "kl" in log else {}  # TRL's is a mean over tokens, and absent at beta 0
-    return pd.DataFrame(columns)
 
 
 def start_policy(start: str | Path, lora: Lora | None, seed: int, split: bool) -> tuple[Any, Any]:
@@ -260,18 +182,18 @@ _SHARED = (
     *("seed", "lora", "pm.max_length", "rl.algorithm", "rl.updates", "rl.snapshots"),
     *("rl.learning_rate", "rl.kl_coef", "rl.gradient_accumulation"),
 )
-_GROUPED = (
+_SAMPLING = (
     *_SHARED,
     *("scale.max_new_tokens", "rl.rollouts_per_update", "rl.minibatch_size", "rl.epochs", "rl.missing_eos_penalty"),
+    "rl.engine",
 )
 SETTINGS = {  # by algorithm; and arm, human or prompts
     "ppo": (
-        *_SHARED,
-        *("scale.max_new_tokens", "rl.rollouts_per_update", "rl.minibatch_size", "rl.epochs"),
-        *("rl.kl_target", "rl.missing_eos_penalty", "rl.engine", "rl.reward_normalisation", "rl.value_pretraining"),
+        *_SAMPLING,
+        *("rl.kl_target", "rl.reward_normalisation", "rl.value_pretraining"),
     ),
-    "rloo": _GROUPED,
-    "grpo": _GROUPED,
+    "rloo": _SAMPLING,
+    "grpo": _SAMPLING,
     "dpo": (*_SHARED, "rl.minibatch_size"),
 }
 OPTIONS = {

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.models import chat
+from harness.models import chat, sharded
 from harness.models import transformers as generation
 from pipelines.ppo_math import Batch
+
+_AT_ONCE = 64  # answers that the policy itself samples at once
 
 
 class RolloutEngine(Protocol):
@@ -100,33 +102,43 @@ def response_logits(policy: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     return logits.float(), seen[0]
 
 
-def generate(
+def sampled(
     policy: Any,
     tokenizer: Any,
     prompts: Sequence[list[int]],
     keys: Sequence[str],
     *,
+    turn: int,
+    engine: RolloutEngine | None,
+    accelerator: Any,
     max_new_tokens: int,
     temperature: float,
     seed: int,
-    batch_size: int,
-) -> list[list[int]]:
-    """An answer (ids) of `policy` itself to each prompt, drawn from the streams `keys`."""
+) -> tuple[list[list[int]], list[list[float]] | None]:
+    """An answer (ids) to each prompt, drawn from the streams `keys` by `engine`, or by the policy itself.
+
+    The engine is given the policy's weights before, those of `turn`, and its log-probabilities come too.
+    """
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    if engine is not None:
+        engine.sync(policy, turn)
+        found = engine.rollout(prompts, update=turn, keys=keys, **settings)
+        engine.rest()
+        return found
     answers: list[list[int]] = [[] for _ in prompts]
-    for rows in generation.batches([len(row) for row in prompts], batch_size):
-        said = generation.decode(
-            policy,
-            [prompts[i] for i in rows],
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            keys=[keys[i] for i in rows],
-            seed=seed,
-            eos_ids=chat.stop_ids(tokenizer),
-            pad_id=tokenizer.pad_token_id,
-        )
-        for i, answer in zip(rows, said, strict=True):
-            answers[i] = answer
-    return answers
+    with accelerator.autocast(), sharded.gathered(policy):
+        for rows in generation.batches([len(row) for row in prompts], _AT_ONCE):
+            said = generation.decode(
+                policy,
+                [prompts[i] for i in rows],
+                keys=[keys[i] for i in rows],
+                eos_ids=chat.stop_ids(tokenizer),
+                pad_id=tokenizer.pad_token_id,
+                **settings,
+            )
+            for i, answer in zip(rows, said, strict=True):
+                answers[i] = answer
+    return answers, None
 
 
 def engine_gap(rollouts: Rollouts) -> dict[str, float]:

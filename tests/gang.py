@@ -12,16 +12,20 @@ from typing import Any
 WAIT = 300  # seconds, on a busy machine
 
 
-def together(function: Callable[..., Any], *args: Any, workers: int = 2) -> list[Any]:
-    """What `function(*args)` returns in each of so many workers, by rank. What one raises is raised here, as text."""
-    fork = multiprocessing.get_context("fork")  # libraries that are loaded need no loading again
+def together(function: Callable[..., Any], *args: Any, workers: int = 2, start: str = "fork") -> list[Any]:
+    """What `function(*args)` returns in each of so many workers, by rank. What one raises is raised here, as text.
+
+    start: "fork" saves loading libraries again; with "spawn" workers inherit nothing, such as vLLM's engine and group.
+    """
+    context = multiprocessing.get_context(start)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ends, processes = [], []
+    ends: list[Any] = []
+    processes: list[Any] = []
     for rank in range(workers):
-        here, there = fork.Pipe(duplex=False)
-        process = fork.Process(target=_worker, args=(rank, workers, port, there, function, args), daemon=True)
+        here, there = context.Pipe(duplex=False)
+        process: Any = context.Process(target=_worker, args=(rank, workers, port, there, function, args), daemon=True)
         process.start()
         ends.append(here)
         processes.append(process)

@@ -193,7 +193,7 @@ class Rl(Section):
     checkpoint_every: Count = 1
     """Updates between checkpoints to resume from."""
     engine: Engine = "transformers"
-    """What samples PPO's rollouts."""
+    """What samples the rollouts of `ppo`, `rloo` and `grpo`."""
 
     @field_validator("result")
     @classmethod
@@ -225,5 +225,5 @@ class Rl(Section):
 
 
 GROUP = {"rloo": 2, "grpo": 4}  # answers a prompt, which such an algorithm compares with one another
-_SAMPLING = ("rollouts_per_update", "epochs", "missing_eos_penalty")  # keys of algorithms that sample
-_PPO_ONLY = ("kl_target", "engine", "reward_normalisation", "value_pretraining")
+_SAMPLING = ("rollouts_per_update", "epochs", "missing_eos_penalty", "engine")  # keys of algorithms that sample
+_PPO_ONLY = ("kl_target", "reward_normalisation", "value_pretraining")

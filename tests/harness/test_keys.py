@@ -339,6 +339,7 @@ EDITS: list[tuple[str, str, set[str]]] = [
     ("pipelines/rewards.py", "Running", RL),
     ("pipelines/ppo_math.py", "gae", RL),
     ("pipelines/rl.py", "train_rl", RL),
+    ("pipelines/grouped.py", "train", RL),
     ("pipelines/dpo.py", "train_dpo", set()),
     ("pipelines/critique_revise.py", "run", CHAINS),
     ("pipelines/ai_feedback.py", "label", LABELS),

@@ -1,4 +1,4 @@
-"""PPO whose rollouts come from an engine: synced weights, no stale rollouts, the gap between the two logged."""
+"""RL whose rollouts come from an engine: synced weights, no stale rollouts, the gap between the two logged."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
+from harness.experiment import Lora, Rl, Scale
+from harness.graph import Silent
 from harness.models import checkpoints, vllm, vllm_engine
-from pipelines import ppo
+from pipelines import grouped, ppo, rl
 from tests.gang import together
 
 PROMPTS = ["Why is the sky blue?", "Tea?", "Name a tree.", "hello there"]
@@ -69,6 +71,65 @@ def test_every_update_syncs_samples_and_rests_and_logs_the_gap(tiny_model: Path,
     assert log["engine_gap_mean"].iloc[0] > 1  # of 600 tokens none has a log-probability of -1
 
 
+class Lengths:
+    """In place of a PM: the longer, the better."""
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        return np.array([float(len(text)) for text in responses])
+
+
+def compared(start: Path, out: Path, algorithm: Any, engine: Any, lora: bool = True, progress: Any = None) -> Any:
+    """Three updates of RLOO or GRPO."""
+    settings = Rl(algorithm=algorithm, updates=3, rollouts_per_update=8, minibatch_size=4, learning_rate=1e-2)
+    policy, tokenizer = rl.start_policy(start, Lora(rank=4, alpha=8) if lora else None, 0, False)
+    return grouped.train(
+        policy,
+        tokenizer,
+        PROMPTS,
+        Lengths(),  # type: ignore[arg-type]  # a stand-in
+        out,
+        settings,
+        Scale(max_new_tokens=6),
+        card="step {step}",
+        seed=0,
+        report_to="none",
+        checkpoint_every=1,
+        progress=progress or Silent(),
+        engine=engine,
+    )
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_answers_that_are_compared_come_from_the_engine_too(tiny_model: Path, tmp_path: Path, algorithm: str) -> None:
+    engine = Scripted()
+    log = compared(tiny_model, tmp_path / "run", algorithm, engine)
+    assert engine.heard == [x for n in (1, 2, 3) for x in (f"sync {n}", f"rollout {n} {n}/7 1.0", "rest")]
+    assert (log["length"] == 3).all()
+
+
+@needs_vllm
+@pytest.mark.vllm
+@pytest.mark.parametrize(("algorithm", "lora"), [("rloo", True), ("grpo", False)])
+def test_answers_that_are_compared_and_resume_to_the_same_by_vllm(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str, lora: bool
+) -> None:
+    monkeypatch.setattr(vllm_engine, "_KV_CACHE", 256 << 20)
+
+    class Kill(Silent):
+        def advance(self, done: int, total: int, note: str = "") -> None:
+            if done == 5:
+                raise KeyboardInterrupt
+
+    whole = compared(tiny_model, tmp_path / "whole", algorithm, vllm.load(tiny_model), lora)
+    assert whole["kl"].iloc[-1] > 0.05  # the weights moved
+    with pytest.raises(KeyboardInterrupt):
+        compared(tiny_model, tmp_path / "killed", algorithm, vllm.load(tiny_model), lora, Kill())
+    resumed = compared(tiny_model, tmp_path / "killed", algorithm, vllm.load(tiny_model), lora)
+    pd.testing.assert_frame_equal(whole, resumed, check_exact=True)
+    for file in (tmp_path / "whole" / "model").glob("*.safetensors"):
+        assert file.read_bytes() == (tmp_path / "killed" / "model" / file.name).read_bytes()
+
+
 @needs_vllm
 @pytest.mark.vllm
 @pytest.mark.parametrize("lora", [True, False])
@@ -106,8 +167,8 @@ def sampled_by_vllm(start: Path, out: Path, lora: bool, split: bool) -> pd.DataF
 def test_each_worker_samples_from_an_engine_of_its_own(
     tiny_model: Path, tmp_path: Path, lora: bool, split: bool
 ) -> None:
-    (alone,) = together(sampled_by_vllm, tiny_model, tmp_path / "alone", lora, False, workers=1)
-    log, other = together(sampled_by_vllm, tiny_model, tmp_path / "two", lora, split)
+    (alone,) = together(sampled_by_vllm, tiny_model, tmp_path / "alone", lora, False, workers=1, start="spawn")
+    log, other = together(sampled_by_vllm, tiny_model, tmp_path / "two", lora, split, start="spawn")
     assert log["engine_gap_max"].max() < 1e-3
     assert log["kl"].iloc[-1] > 0.05
     assert (log.drop(columns="seconds") == other.drop(columns="seconds")).all(axis=None)

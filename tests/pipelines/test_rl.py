@@ -149,6 +149,29 @@ def test_the_kl_is_in_nats_a_sequence_and_absent_without_a_penalty(
     assert "kl" not in free
 
 
+@GROUPED
+def test_a_killed_run_resumes_to_the_same_bits(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    """Killed in the second step of the third update; the prompts, six, are asked more than once."""
+    lora = SMALL_LORA if algorithm == "rloo" else None
+    whole, _ = grouped(tiny_model, tmp_path / "whole", algorithm, lora=lora)
+
+    def kill(self: Silent, done: int, total: int, note: str = "") -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Silent, "advance", kill)
+        with pytest.raises(KeyboardInterrupt):
+            grouped(tiny_model, tmp_path / "killed", algorithm, lora=lora)
+    resumed, scorer = grouped(tiny_model, tmp_path / "killed", algorithm, lora=lora)
+    assert len(scorer.shown) == 1
+    pd.testing.assert_frame_equal(whole, resumed, check_exact=True)
+    for file in (tmp_path / "whole" / "model").glob("*.safetensors"):
+        assert file.read_bytes() == (tmp_path / "killed" / "model" / file.name).read_bytes()
+
+
 @pytest.mark.parametrize(("algorithm", "answers"), [("rloo", 2), ("grpo", 4)])
 def test_answers_to_a_prompt_are_sampled_in_groups(
     tiny_model: Path, tmp_path: Path, algorithm: str, answers: int

@@ -1,7 +1,8 @@
-"""SFT, PM, DPO and RLOO over two workers: the steps and curves of one, and checkpoints that either goes on from."""
+"""Training over two workers: the steps and curves of one, and checkpoints that either goes on from."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from safetensors.torch import load_file
 from harness import ranks
 from harness.experiment import Lora, Pm, Rl, Scale, Sft
 from harness.graph import Silent
-from harness.models.scorer import PreferenceModel
 from pipelines import dpo, preference_model, rl, sft
 from tests.gang import together
 
@@ -125,23 +125,40 @@ def test_a_training_goes_on_with_another_number_of_workers(tiny_model: Path, tmp
     compare(tmp_path / "alone", tmp_path / "more")
 
 
-def grouped(model: Path, out: Path) -> Any:
-    pm = PreferenceModel.load(model, max_length=64)
-    settings = Rl(algorithm="rloo", updates=2, rollouts_per_update=8, minibatch_size=4, snapshots=1)
-    scale = Scale(max_new_tokens=6)
-    prompts = list(EXAMPLES["prompt"])
-    log = rl.train(
-        model, prompts, pm, out, settings, scale, arm="a", lora=LORA, seed=0, report_to="none", progress=Silent()
+class Lengths:
+    """In place of a PM: the longer, the better."""
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        return np.array([float(len(text)) for text in responses])
+
+
+def grouped(model: Path, out: Path, algorithm: Any) -> pd.DataFrame:
+    settings = Rl(algorithm=algorithm, updates=2, rollouts_per_update=8, minibatch_size=8, snapshots=1)
+    return rl.train(
+        model,
+        list(EXAMPLES["prompt"]),
+        Lengths(),  # type: ignore[arg-type]  # a stand-in
+        out,
+        settings,
+        Scale(max_new_tokens=6),
+        arm="a",
+        lora=LORA,
+        seed=0,
+        report_to="none",
+        progress=Silent(),
     )
-    return log.to_numpy(float)
 
 
-def test_rloo_over_two_workers_logs_one_row_an_update(tiny_model: Path, tmp_path: Path) -> None:
-    one, two = together(grouped, tiny_model, tmp_path)
-    assert one[:, 0].tolist() == [1, 2]
-    assert np.isfinite(one).all()
-    assert np.array_equal(one, two)
-    assert (tmp_path / "snapshots" / "step-000001" / "README.md").is_file()
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_two_workers_compare_the_answers_of_one(tiny_model: Path, tmp_path: Path, algorithm: str) -> None:
+    (alone,) = together(grouped, tiny_model, tmp_path / "alone", algorithm, workers=1)
+    one, two = together(grouped, tiny_model, tmp_path / "two", algorithm)
+    pd.testing.assert_frame_equal(one, two)
+    assert alone["step"].tolist() == [1, 2]
+    assert alone["reward"].nunique() == 2
+    pd.testing.assert_frame_equal(one, alone, rtol=0, atol=1e-5)
+    assert (tmp_path / "two" / "snapshots" / "step-000001" / "README.md").is_file()
+    compare(tmp_path / "alone", tmp_path / "two")
 
 
 def test_a_batch_that_the_workers_do_not_divide_is_one_line(tiny_model: Path, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def _learned(run: RunData) -> str:
         return "Whether anything was learned was not measured in this run (results/learned.parquet is missing)."
     parts = []
     for measure, part in rows.groupby("measure", sort=False):
-        training = "RL" if measure == REWARD else "Fine-tuning"
+        training = "RL" if measure == REWARD else "fine-tuning"
         for change, verb in (("up", "raised"), ("none", "did not raise"), ("down", "lowered")):
             there = part[[_change(row) == change for row in part.to_dict("records")]]
             if len(there):
@@ -109,7 +109,8 @@ def _learned(run: RunData) -> str:
                 parts.append(f"{training} {verb} the {measure} of {_and(named)}")
     unknown = [arm for arm, _ in _unknown(run, rows)]
     parts += [f"it was not measured for {_and(unknown)}"] if unknown else []
-    return f"{'; '.join(parts)}."
+    said = "; ".join(parts)
+    return f"{said[:1].upper()}{said[1:]}."
 
 
 def learned_rows(run: RunData) -> pd.DataFrame:

@@ -54,6 +54,7 @@ def test_it_says_what_rose_what_did_not_and_what_fell(folder: Path) -> None:
     said = opening.of(run).learned
     assert "RL raised the proxy PM's score of held-out answers of rl_cai by 0.80 [0.40, 1.20]" in said
     assert "did not raise the proxy PM's score of held-out answers of hh_rlhf (0.10 [-0.20, 0.40])" in said
+    assert "; fine-tuning raised the log-probability" in said
     assert said.endswith("it was not measured for rl_cai_cot.")
     shown = opening.table(run)
     assert shown["arm"].tolist() == ["helpful_only", "hh_rlhf", "sl_cai", "rl_cai"]

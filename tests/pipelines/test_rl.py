@@ -141,10 +141,10 @@ def test_the_missing_eos_penalty_is_paid_on_cut_answers_alone(
 def test_the_kl_is_in_nats_a_sequence_and_absent_without_a_penalty(
     tiny_model: Path, tmp_path: Path, algorithm: str
 ) -> None:
-    settings = {"lora": None, "updates": 4, "minibatch_size": 8, "learning_rate": 3e-2}
+    settings = {"lora": None, "updates": 5, "rollouts_per_update": 16, "minibatch_size": 16, "learning_rate": 3e-2}
     log, _ = grouped(tiny_model, tmp_path / "kl", algorithm, **settings)
     assert log["kl"].iloc[0] == pytest.approx(0, abs=1e-5)  # the policy is the reference
-    assert log["kl"].iloc[-1] > 0.05
+    assert log["kl"].iloc[-1] > 0.5
     free, _ = grouped(tiny_model, tmp_path / "free", algorithm, kl_coef=0.0)
     assert "kl" not in free
 

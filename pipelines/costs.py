@@ -132,7 +132,7 @@ def reinforcement(stage: Stage, known: Known) -> Effort:
     step = settings.minibatch_size * settings.gradient_accumulation
     one = effort.sample(base, rows, new, scale.batch_size, prompt)
     one += effort.read(base, rows, min(prompt + new, known.experiment.pm.max_length))  # the PM
-    # The reference reads all, and PPO's policy those that its first forward of a step does not.
+    # The reference reads all rows, and PPO's policy those that the forward of its first step does not.
     before = 0 if settings.algorithm in GROUP else max(0, rows - settings.minibatch_size)
     one += effort.read(base, rows + before, prompt + new, logits=new)
     updates = settings.updates + settings.value_pretraining

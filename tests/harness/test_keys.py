@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -401,14 +402,6 @@ def refollow() -> None:
 @pytest.fixture
 def forget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setattr(code, "_cache", lambda: tmp_path / "code.json")
-    reread()
-    yield
-    reread()
-
-
-@pytest.fixture
-def refollowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setattr(code, "_cache", lambda: tmp_path / "code.json")
     refollow()
     yield
     refollow()
@@ -420,13 +413,14 @@ def versions(files: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def unedited(files: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    cache = tmp_path_factory.mktemp("cache") / "code.json"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(code, "_cache", lambda: tmp_path_factory.mktemp("cache") / "code.json")
+        patch.setattr(code, "_cache", lambda: cache)
         reread()
         return versions(files)
 
 
-@pytest.mark.usefixtures("refollowed")
+@pytest.mark.usefixtures("forget")
 @pytest.mark.parametrize(("file", "name", "direct"), EDITS, ids=[f"{file}:{name}" for file, name, _ in EDITS])
 def test_an_edit_makes_stale_what_reaches_it(
     files: Path, unedited: dict[str, str], monkeypatch: pytest.MonkeyPatch, file: str, name: str, direct: set[str]
@@ -466,6 +460,7 @@ def test_comments_docstrings_and_annotations_change_nothing(monkeypatch: pytest.
 
 @pytest.mark.usefixtures("forget")
 def test_versions_are_kept_for_as_long_as_no_source_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code, "_module", functools.cache(code._module.__wrapped__))  # what is edited stays in here
     first = code.version(data.select)
     computed = code._version
     monkeypatch.setattr(code, "_version", lambda *_: pytest.fail("computed again"))

@@ -16,6 +16,7 @@ from harness.graph import Silent
 from harness.models import checkpoints, vllm, vllm_engine
 from pipelines import grouped, ppo, rl
 from tests.gang import together
+from tests.grouped import LengthScorer
 
 PROMPTS = ["Why is the sky blue?", "Tea?", "Name a tree.", "hello there"]
 needs_vllm = pytest.mark.skipif(not vllm_engine.installed(), reason="vLLM is not installed; `tox -e vllm` has it")
@@ -71,13 +72,6 @@ def test_every_update_syncs_samples_and_rests_and_logs_the_gap(tiny_model: Path,
     assert log["engine_gap_mean"].iloc[0] > 1  # of 600 tokens none has a log-probability of -1
 
 
-class Lengths:
-    """In place of a PM: the longer, the better."""
-
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        return np.array([float(len(text)) for text in responses])
-
-
 def compared(start: Path, out: Path, algorithm: Any, engine: Any, lora: bool = True, progress: Any = None) -> Any:
     """Three updates of RLOO or GRPO."""
     settings = Rl(algorithm=algorithm, updates=3, rollouts_per_update=8, minibatch_size=4, learning_rate=1e-2)
@@ -86,7 +80,7 @@ def compared(start: Path, out: Path, algorithm: Any, engine: Any, lora: bool = T
         policy,
         tokenizer,
         PROMPTS,
-        Lengths(),  # type: ignore[arg-type]  # a stand-in
+        LengthScorer(),  # type: ignore[arg-type]  # a stand-in
         out,
         settings,
         Scale(max_new_tokens=6),

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from harness import ranks
-from harness.experiment import Lora, Pm, Rl, Scale, Sft
+from harness.experiment import Lora, Pm, Rl, Sft
 from harness.graph import Silent
-from pipelines import dpo, preference_model, rl, sft
+from pipelines import dpo, preference_model, sft
 from tests.gang import together
+from tests.grouped import grouped
 
 # 9 rows in steps of 4: in the last step one worker has no row, the other one.
 EXAMPLES = pd.DataFrame(
@@ -125,34 +124,14 @@ def test_a_training_goes_on_with_another_number_of_workers(tiny_model: Path, tmp
     compare(tmp_path / "alone", tmp_path / "more")
 
 
-class Lengths:
-    """In place of a PM: the longer, the better."""
-
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        return np.array([float(len(text)) for text in responses])
-
-
-def grouped(model: Path, out: Path, algorithm: Any) -> pd.DataFrame:
-    settings = Rl(algorithm=algorithm, updates=2, rollouts_per_update=8, minibatch_size=8, snapshots=1)
-    return rl.train(
-        model,
-        list(EXAMPLES["prompt"]),
-        Lengths(),  # type: ignore[arg-type]  # a stand-in
-        out,
-        settings,
-        Scale(max_new_tokens=6),
-        arm="a",
-        lora=LORA,
-        seed=0,
-        report_to="none",
-        progress=Silent(),
-    )
+def compared(model: Path, out: Path, algorithm: str) -> pd.DataFrame:
+    return grouped(model, out, algorithm, updates=2, minibatch_size=8)[0]
 
 
 @pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
 def test_two_workers_compare_the_answers_of_one(tiny_model: Path, tmp_path: Path, algorithm: str) -> None:
-    (alone,) = together(grouped, tiny_model, tmp_path / "alone", algorithm, workers=1)
-    one, two = together(grouped, tiny_model, tmp_path / "two", algorithm)
+    (alone,) = together(compared, tiny_model, tmp_path / "alone", algorithm, workers=1)
+    one, two = together(compared, tiny_model, tmp_path / "two", algorithm)
     pd.testing.assert_frame_equal(one, two)
     assert alone["step"].tolist() == [1, 2]
     assert alone["reward"].nunique() == 2
